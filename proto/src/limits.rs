@@ -1,0 +1,75 @@
+//! Every limit and every wait, in one place, with its reason.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// From spawn to `ready`. A worker starts in milliseconds; ten seconds is a machine that swaps.
+pub const START: Duration = Duration::from_secs(10);
+/// From SIGTERM to SIGKILL: long enough for the calls that were sent before it.
+pub const DRAIN: Duration = Duration::from_secs(10);
+/// From SIGKILL to the exit of a process: it cannot refuse, so only a kernel in trouble takes longer.
+pub const KILL: Duration = Duration::from_secs(5);
+/// For what is left in the pipes of an exited worker. A grandchild may hold them open for ever.
+pub const PIPE_TAIL: Duration = Duration::from_millis(100);
+/// Before standard input says that it is being read, so that nobody wonders why nothing happens.
+pub const IDLE_STDIN_NOTE: Duration = Duration::from_secs(1);
+/// The deadline of a call without one. tarpc's timer wheel panics beyond 2.2 years.
+pub const NO_DEADLINE: Duration = Duration::from_hours(365 * 24);
+/// Between two ticks of a computing call's slot, and so between two looks at its cancellation.
+pub const TICK: Duration = Duration::from_millis(100);
+/// First wait after `accept` found no free descriptor; it doubles up to [`ACCEPT_BACKOFF_MAX`].
+pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(5);
+/// Longest wait after `accept` found no free descriptor.
+pub const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// Connections that may wait to be accepted while a worker is replaced.
+pub const BACKLOG: i32 = 128;
+/// A handshake datagram, in bytes.
+pub const HANDSHAKE: usize = 64 * 1024;
+/// Descriptors in one control message, each way.
+pub const DESCRIPTORS_PER_MESSAGE: usize = 16;
+/// A token of text, in bytes: the longest exact `f64` has 1,075 significant digits.
+pub const TOKEN: usize = 64 * 1024;
+/// A token in an error message, in bytes.
+pub const TOKEN_SHOWN: usize = 64;
+/// Modes listed in a reply; all are counted.
+pub const MODES_LISTED: usize = 1000;
+/// Calls that the scoreboard shows at once; further ones run without a slot.
+pub const SLOTS: usize = 256;
+/// A line of a worker's output, in bytes; longer ones are kept in parts.
+pub const LOG_LINE: usize = 16 * 1024;
+
+/// The limits that a host sets for its worker; they travel in the handshake.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// A frame, in bytes, each way. Large input goes by descriptor.
+    pub frame: usize,
+    /// Requests held back while all calls of a connection are in flight, in bytes.
+    pub held: usize,
+    /// Descriptors of one connection that are alive at once.
+    pub attachments: usize,
+    /// Connections at once.
+    pub connections: usize,
+    /// Calls in flight at once, on each connection.
+    pub in_flight: usize,
+    /// Memory for numbers, in bytes, over all calls; `None`: half of the smaller of RAM and the cgroup's limit.
+    pub memory: Option<u64>,
+    /// How long a call waits for a byte of its input; `None`: for ever.
+    pub input_idle: Option<Duration>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            frame: 1024 * 1024,
+            held: 16 * 1024 * 1024,
+            attachments: 16,
+            connections: 64,
+            in_flight: 128,
+            memory: None,
+            input_idle: Some(Duration::from_secs(30)),
+        }
+    }
+}

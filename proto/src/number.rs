@@ -1,0 +1,212 @@
+//! Numbers and the grammar of a token: the one place that says what a number is.
+//!
+//! `[+-]?((d+(.d*)?|.d+)([eE][+-]?d+)?|inf|infinity|nan)`, words in any case; no `_`, no hex. Without point and
+//! exponent it is an integer. `nan`, `NA`, `null` and nothing at all are *missing*.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// One number: an exact 64-bit integer or an `f64`.
+///
+/// On the wire it is the format's own integer or float; JSON, which has neither NaN nor infinity, carries those
+/// as strings.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Number {
+    /// An integer, exact.
+    Int(i64),
+    /// A float, finite or not.
+    Float(f64),
+}
+
+/// What a well-formed token stands for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Token {
+    /// A number.
+    Number(Number),
+    /// An integer beyond `i64`, as its nearest `f64`: it makes the whole sequence float, with one warning.
+    HugeInt(f64),
+    /// No value: `nan`, `NA`, `null` or an empty field.
+    Missing,
+}
+
+/// Why a token stands for nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// The bytes do not follow the grammar.
+    #[error("not a number")]
+    NotANumber,
+    /// Digits that are finite but lie beyond the largest `f64`.
+    #[error("beyond the range of a 64-bit float")]
+    OutOfRange,
+}
+
+/// Reads one token, without white space or commas around it.
+///
+/// # Errors
+/// [`TokenError`] says which rule it breaks.
+pub fn parse_token(token: &[u8]) -> Result<Token, TokenError> {
+    let (negative, body) = match token {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        _ => (false, token),
+    };
+    let signed = body.len() != token.len();
+    let Some(shape) = shape(body) else {
+        return word(body, negative, signed);
+    };
+    let text = std::str::from_utf8(token).map_err(|_| TokenError::NotANumber)?;
+    if shape == Shape::Integer
+        && let Ok(int) = text.parse::<i64>()
+    {
+        return Ok(Token::Number(Number::Int(int)));
+    }
+    let float: f64 = text.parse().map_err(|_| TokenError::NotANumber)?;
+    match (float.is_finite(), shape) {
+        (false, _) => Err(TokenError::OutOfRange),
+        (true, Shape::Integer) => Ok(Token::HugeInt(float)),
+        (true, Shape::Decimal) => Ok(Token::Number(Number::Float(float))),
+    }
+}
+
+fn word(body: &[u8], negative: bool, signed: bool) -> Result<Token, TokenError> {
+    let is = |word: &str| body.eq_ignore_ascii_case(word.as_bytes());
+    if is("inf") || is("infinity") {
+        let sign = if negative { -1.0 } else { 1.0 };
+        return Ok(Token::Number(Number::Float(sign * f64::INFINITY)));
+    }
+    if is("nan") || (!signed && (body.is_empty() || is("na") || is("null"))) {
+        return Ok(Token::Missing);
+    }
+    Err(TokenError::NotANumber)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Integer,
+    Decimal,
+}
+
+/// The shape of an unsigned decimal, or `None` if it is none.
+fn shape(body: &[u8]) -> Option<Shape> {
+    let digits = |from: usize| body[from..].iter().take_while(|b| b.is_ascii_digit()).count();
+    let whole = digits(0);
+    let mut at = whole;
+    if at == body.len() {
+        return (whole > 0).then_some(Shape::Integer);
+    }
+    if body[at] == b'.' {
+        let fraction = digits(at + 1);
+        if whole + fraction == 0 {
+            return None;
+        }
+        at += 1 + fraction;
+    } else if whole == 0 {
+        return None;
+    }
+    if at < body.len() && matches!(body[at], b'e' | b'E') {
+        at += 1;
+        at += usize::from(at < body.len() && matches!(body[at], b'+' | b'-'));
+        let exponent = digits(at);
+        if exponent == 0 {
+            return None;
+        }
+        at += exponent;
+    }
+    (at == body.len()).then_some(Shape::Decimal)
+}
+
+impl Number {
+    /// The nearest `f64` (ties to even).
+    pub fn to_f64(self) -> f64 {
+        match self {
+            Number::Int(int) => int as f64,
+            Number::Float(float) => float,
+        }
+    }
+}
+
+/// Shortest text that reads back as the same number; an exponent outside 1e-5…1e16; −0 is shown as 0.
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Number::Int(int) => int.fmt(f),
+            Number::Float(0.0) => f.write_str("0"),
+            Number::Float(float) if float.is_nan() => f.write_str("nan"),
+            Number::Float(float) if float.is_finite() && !(1e-5..1e16).contains(&float.abs()) => {
+                write!(f, "{float:e}")
+            }
+            Number::Float(float) => write!(f, "{float}"),
+        }
+    }
+}
+
+impl From<i64> for Number {
+    fn from(int: i64) -> Self {
+        Number::Int(int)
+    }
+}
+
+impl From<f64> for Number {
+    fn from(float: f64) -> Self {
+        Number::Float(float)
+    }
+}
+
+impl Serialize for Number {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match *self {
+            Number::Int(int) => serializer.serialize_i64(int),
+            Number::Float(float) if serializer.is_human_readable() && !float.is_finite() => {
+                serializer.collect_str(self)
+            }
+            Number::Float(float) => serializer.serialize_f64(float),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NumberVisitor)
+    }
+}
+
+struct NumberVisitor;
+
+impl de::Visitor<'_> for NumberVisitor {
+    type Value = Number;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number, null, or a number as a string")
+    }
+
+    fn visit_i64<E: de::Error>(self, int: i64) -> Result<Number, E> {
+        Ok(Number::Int(int))
+    }
+
+    fn visit_u64<E: de::Error>(self, int: u64) -> Result<Number, E> {
+        Ok(i64::try_from(int).map_or(Number::Float(int as f64), Number::Int))
+    }
+
+    fn visit_f64<E: de::Error>(self, float: f64) -> Result<Number, E> {
+        Ok(Number::Float(float))
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Number, E> {
+        Ok(Number::Float(f64::NAN))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Number, E> {
+        match parse_token(text.as_bytes()) {
+            Ok(Token::Number(number)) => Ok(number),
+            Ok(Token::HugeInt(float)) => Ok(Number::Float(float)),
+            Ok(Token::Missing) => Ok(Number::Float(f64::NAN)),
+            Err(error) => Err(E::custom(format_args!("{:?} is {error}", excerpt(text)))),
+        }
+    }
+}
+
+/// At most 64 bytes of a token, for an error message; the `Debug` form of it is escaped.
+fn excerpt(text: &str) -> &str {
+    &text[..text.floor_char_boundary(64)]
+}
