@@ -7,4 +7,5 @@ pub mod fault;
 pub mod handshake;
 pub mod limits;
 pub mod number;
+pub mod scoreboard;
 pub mod stats;

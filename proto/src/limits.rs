@@ -18,6 +18,8 @@ pub const IDLE_STDIN_NOTE: Duration = Duration::from_secs(1);
 pub const NO_DEADLINE: Duration = Duration::from_hours(365 * 24);
 /// Between two ticks of a computing call's slot, and so between two looks at its cancellation.
 pub const TICK: Duration = Duration::from_millis(100);
+/// Between two ticks of a worker's heartbeat: health looks every second, so three ticks may be late.
+pub const HEARTBEAT: Duration = Duration::from_millis(250);
 /// First wait after `accept` found no free descriptor; it doubles up to [`ACCEPT_BACKOFF_MAX`].
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(5);
 /// Longest wait after `accept` found no free descriptor.
@@ -37,6 +39,8 @@ pub const TOKEN_SHOWN: usize = 64;
 pub const MODES_LISTED: usize = 1000;
 /// Calls that the scoreboard shows at once; further ones run without a slot.
 pub const SLOTS: usize = 256;
+/// A method's name on the scoreboard, in bytes; longer ones are cut.
+pub const METHOD: usize = 32;
 /// A line of a worker's output, in bytes; longer ones are kept in parts.
 pub const LOG_LINE: usize = 16 * 1024;
 

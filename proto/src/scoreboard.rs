@@ -1,0 +1,270 @@
+//! The scoreboard, as Apache's: a memfd of fixed size that a worker maps and stores into, and its host reads.
+//!
+//! A few stores a call tell the host what the worker does, and still do after the worker was killed. The host
+//! only ever `pread`s it and believes nothing of it: what it holds is a stranger's data.
+//!
+//! Layout, in native `u64` words: a page with magic, heartbeat, counters and latency buckets, then a slot per
+//! call. A slot's first word says whether it is free, being written, or in force, and counts its uses: whoever
+//! sees the same word before and after reading the rest has read one call, whole.
+
+mod map;
+mod scores;
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::limits::{METHOD, SLOTS};
+pub use scores::{CallSlot, ConnectionSlot, Progress, Scores};
+
+const MAGIC: u64 = u64::from_le_bytes(*b"taskscr1");
+const WORD: usize = size_of::<u64>();
+/// No size may change under a reader or under the map: that is what rules out SIGBUS.
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+
+// Words of the header.
+const HEARTBEAT: usize = 1;
+const CONNECTIONS: usize = 2;
+const CONNECTIONS_TOTAL: usize = 3;
+const CALLS_TOTAL: usize = 4;
+const CALLS_FAILED: usize = 5;
+const LATENCIES: Range<usize> = 8..8 + Latencies::BUCKETS;
+const SLOTS_AT: usize = 512;
+
+// Words of a slot; two cache lines, so that threads which tick neighbours do not share one.
+const SLOT: usize = 16;
+const STATE: usize = 0;
+const TRACE: usize = 1;
+const STARTED: usize = 3;
+const PROGRESSED: usize = 4;
+const CONSUMING: usize = 5;
+const CONSUMED: usize = 6;
+const NAME: usize = 7;
+const NAME_WORDS: usize = METHOD / WORD;
+
+const WORDS: usize = SLOTS_AT + SLOTS * SLOT;
+const BYTES: usize = WORDS * WORD;
+
+// The low two bits of a slot's state; the rest counts the slot's uses.
+const FREE: u64 = 0;
+const WRITING: u64 = 1;
+const IN_FORCE: u64 = 2;
+const OVER: u64 = 3;
+const PHASE: u64 = 3;
+
+const fn slot_at(slot: usize) -> usize {
+    SLOTS_AT + slot * SLOT
+}
+
+/// Now, in nanoseconds of `CLOCK_MONOTONIC`, which all processes share.
+pub fn now() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    (now.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(now.tv_nsec as u64)
+}
+
+/// The host's end: it makes the board, hands out its descriptor and reads it.
+#[derive(Debug)]
+pub struct Board {
+    fd: OwnedFd,
+}
+
+impl Board {
+    /// Makes an empty board whose size cannot change any more.
+    pub fn create() -> io::Result<Self> {
+        let fd = rustix::fs::memfd_create("scoreboard", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        rustix::fs::ftruncate(&fd, BYTES as u64)?;
+        rustix::io::pwrite(&fd, &MAGIC.to_ne_bytes(), 0)?;
+        rustix::fs::fcntl_add_seals(&fd, SEALS)?;
+        Ok(Board { fd })
+    }
+
+    /// The descriptor to send to the worker.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// What the board shows now. Whatever it holds gives a snapshot; only a failed read is an error.
+    pub fn read(&self) -> io::Result<Snapshot> {
+        // A slot counts when its state is the same in the first and the last copy: then the middle one is whole.
+        let before = self.copy()?;
+        let words = self.copy()?;
+        let after = self.copy()?;
+        let calls = (0..SLOTS)
+            .map(slot_at)
+            .filter(|&at| before[at] & PHASE == IN_FORCE && before[at] == after[at])
+            .map(|at| Call::decode(&words[at..at + SLOT]))
+            .collect();
+        Ok(Snapshot {
+            heartbeat: words[HEARTBEAT],
+            connections: words[CONNECTIONS],
+            connections_total: words[CONNECTIONS_TOTAL],
+            calls_total: words[CALLS_TOTAL],
+            calls_failed: words[CALLS_FAILED],
+            latencies: Latencies(words[LATENCIES].to_vec()),
+            calls,
+        })
+    }
+
+    fn copy(&self) -> io::Result<Vec<u64>> {
+        let mut bytes = vec![0; BYTES];
+        let mut filled = 0;
+        while filled < BYTES {
+            match rustix::io::pread(&self.fd, &mut bytes[filled..], filled as u64) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => filled += count,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let (words, _) = bytes.as_chunks::<WORD>();
+        Ok(words.iter().map(|&word| u64::from_ne_bytes(word)).collect())
+    }
+}
+
+/// What a worker said of itself at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Ticks of the loop that does the worker's I/O, one each [`limits::HEARTBEAT`](crate::limits::HEARTBEAT).
+    pub heartbeat: u64,
+    /// Connections open now.
+    pub connections: u64,
+    /// Connections accepted so far.
+    pub connections_total: u64,
+    /// Calls answered so far, the failed ones too; cancelled ones are none of them.
+    pub calls_total: u64,
+    /// Calls answered with a fault.
+    pub calls_failed: u64,
+    /// How long the answered calls took.
+    pub latencies: Latencies,
+    /// Calls executing now, or when the worker died.
+    pub calls: Vec<Call>,
+}
+
+/// A call that is executing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// The trace id of its request.
+    pub trace_id: u128,
+    /// Its method, as `Service.method`: at most [`METHOD`] printable ASCII characters.
+    pub method: String,
+    /// When it began: see [`now`].
+    pub started: u64,
+    /// When it last got further: see [`now`].
+    pub progressed: u64,
+    /// Whether it has begun to read input that cannot be read again.
+    pub consuming: bool,
+    /// Bytes of such input that it has read.
+    pub consumed: u64,
+}
+
+impl Call {
+    fn decode(words: &[u64]) -> Self {
+        let name = words[NAME..NAME + NAME_WORDS].iter().flat_map(|word| word.to_le_bytes());
+        Call {
+            trace_id: u128::from(words[TRACE]) << 64 | u128::from(words[TRACE + 1]),
+            method: name
+                .take_while(|&byte| byte != 0)
+                .map(|byte| if byte.is_ascii_graphic() { char::from(byte) } else { '?' })
+                .collect(),
+            started: words[STARTED],
+            progressed: words[PROGRESSED],
+            consuming: words[CONSUMING] != 0,
+            consumed: words[CONSUMED],
+        }
+    }
+}
+
+/// How many calls took how long: four buckets to each doubling of the microseconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Latencies(Vec<u64>);
+
+impl Latencies {
+    /// Up to 2^32 µs, which is 71 minutes; longer calls count in the last.
+    const BUCKETS: usize = 31 * 4;
+
+    fn bucket(us: u64) -> usize {
+        if us < 4 {
+            return us as usize;
+        }
+        let doubling = us.ilog2() as usize;
+        let quarter = (us >> (doubling - 2)) as usize & 3;
+        ((doubling - 1) * 4 + quarter).min(Self::BUCKETS - 1)
+    }
+
+    /// The least number of microseconds that falls into this bucket.
+    fn floor(bucket: usize) -> u64 {
+        if bucket < 4 { bucket as u64 } else { (4 + (bucket as u64 & 3)) << (bucket / 4 - 1) }
+    }
+
+    /// The time in µs that this part (0 to 1) of the calls did not exceed, to within a quarter; `None`: no calls.
+    pub fn quantile(&self, part: f64) -> Option<u64> {
+        let total = self.0.iter().fold(0, |sum: u64, &count| sum.saturating_add(count));
+        let rank = ((total as f64 * part).ceil() as u64).clamp(1, total.max(1));
+        let mut seen = 0_u64;
+        let bucket = self.0.iter().position(|&count| {
+            seen = seen.saturating_add(count);
+            seen >= rank
+        })?;
+        Some(Self::floor(bucket))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn every_latency_falls_into_the_bucket_that_begins_at_or_below_it() {
+        for us in (0..5_000).chain((12..32).flat_map(|bit| [(1 << bit) - 1, 1 << bit, (1 << bit) + 1])) {
+            let bucket = Latencies::bucket(us);
+            assert!(Latencies::floor(bucket) <= us, "{us} is below bucket {bucket}");
+            assert!(us < Latencies::floor(bucket + 1), "{us} is above bucket {bucket}");
+        }
+        assert_eq!(Latencies::bucket(u64::MAX), Latencies::BUCKETS - 1);
+    }
+
+    #[test]
+    fn quantiles_come_from_the_counts() {
+        let mut counts = vec![0; Latencies::BUCKETS];
+        assert_eq!(Latencies(counts.clone()).quantile(0.5), None);
+        counts[Latencies::bucket(10)] = 98;
+        counts[Latencies::bucket(1_000)] = 2;
+        let latencies = Latencies(counts);
+        assert_eq!(latencies.quantile(0.5), Some(10));
+        assert_eq!(latencies.quantile(0.98), Some(10));
+        assert_eq!(latencies.quantile(0.99), Some(896));
+    }
+
+    #[test]
+    fn the_size_of_a_board_cannot_change() {
+        let board = Board::create().unwrap();
+        assert!(rustix::fs::ftruncate(board.fd(), 0).is_err());
+        assert!(rustix::fs::ftruncate(board.fd(), 2 * BYTES as u64).is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn a_board_full_of_rubbish_still_gives_a_snapshot(seed: [u8; 32], force: bool) {
+            let board = Board::create().unwrap();
+            let mut bytes = vec![0; BYTES];
+            proptest::test_runner::TestRng::from_seed(proptest::test_runner::RngAlgorithm::ChaCha, &seed)
+                .fill_bytes(&mut bytes);
+            if force {
+                (0..SLOTS).for_each(|slot| bytes[slot_at(slot) * WORD] = IN_FORCE as u8);
+            }
+            rustix::io::pwrite(board.fd(), &bytes, 0).unwrap();
+            let snapshot = board.read().unwrap();
+            prop_assert!(!force || snapshot.calls.len() == SLOTS);
+            for call in &snapshot.calls {
+                prop_assert!(call.method.len() <= METHOD && call.method.bytes().all(|b| b.is_ascii_graphic()));
+            }
+            snapshot.latencies.quantile(0.99);
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! The worker's end of the scoreboard: lock-free stores, from any thread.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use super::map::Map;
+use super::{
+    CALLS_FAILED, CALLS_TOTAL, CONNECTIONS, CONNECTIONS_TOTAL, CONSUMED, CONSUMING, FREE, HEARTBEAT,
+    IN_FORCE, LATENCIES, Latencies, MAGIC, NAME, NAME_WORDS, OVER, PHASE, PROGRESSED, SLOT, STARTED, STATE,
+    TRACE, WORD, WRITING, now, slot_at,
+};
+use crate::limits::{METHOD, SLOTS};
+
+/// A mapped scoreboard. Clones are the same board.
+#[derive(Debug, Clone)]
+pub struct Scores {
+    map: Arc<Map>,
+}
+
+impl Scores {
+    /// Maps the board that the host sent. A descriptor of another size, or whose size is not sealed, is refused:
+    /// a store beyond the end of a truncated file would be a SIGBUS.
+    pub fn map(board: impl AsFd) -> io::Result<Self> {
+        let map = Map::new(board)?;
+        if map.words()[0].load(Relaxed) != MAGIC {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the scoreboard is of another version"));
+        }
+        Ok(Scores { map: Arc::new(map) })
+    }
+
+    /// One beat of the heart.
+    pub fn tick(&self) {
+        self.word(HEARTBEAT).fetch_add(1, Relaxed);
+    }
+
+    /// Counts a connection, as open until the result is dropped.
+    #[must_use = "the connection counts as open for as long as this lives"]
+    pub fn connect(&self) -> ConnectionSlot {
+        self.word(CONNECTIONS).fetch_add(1, Relaxed);
+        self.word(CONNECTIONS_TOTAL).fetch_add(1, Relaxed);
+        ConnectionSlot { scores: self.clone() }
+    }
+
+    /// Shows a call as executing until the result is dropped. Beyond [`SLOTS`] calls it is only counted.
+    #[must_use = "the call counts as executing for as long as this lives"]
+    pub fn begin(&self, method: &str, trace_id: u128) -> CallSlot {
+        let started = now();
+        let slot = (0..SLOTS).map(slot_at).find(|&at| self.claim(at));
+        if let Some(at) = slot {
+            self.word(at + TRACE).store((trace_id >> 64) as u64, Relaxed);
+            self.word(at + TRACE + 1).store(trace_id as u64, Relaxed);
+            self.word(at + STARTED).store(started, Relaxed);
+            self.word(at + PROGRESSED).store(started, Relaxed);
+            self.word(at + CONSUMING).store(0, Relaxed);
+            self.word(at + CONSUMED).store(0, Relaxed);
+            let mut name = [0; METHOD];
+            let length = method.len().min(METHOD);
+            name[..length].copy_from_slice(&method.as_bytes()[..length]);
+            for (index, &part) in name.as_chunks::<WORD>().0.iter().enumerate().take(NAME_WORDS) {
+                self.word(at + NAME + index).store(u64::from_le_bytes(part), Relaxed);
+            }
+            self.enter(at, IN_FORCE);
+        }
+        CallSlot {
+            call: Arc::new(Call {
+                scores: self.clone(),
+                slot,
+                started,
+                failed: AtomicBool::new(false),
+                count: AtomicU64::new(NO_COUNT),
+            }),
+        }
+    }
+
+    /// How many calls have been answered.
+    pub fn answered(&self) -> u64 {
+        self.word(CALLS_TOTAL).load(Relaxed)
+    }
+
+    fn word(&self, index: usize) -> &AtomicU64 {
+        &self.map.words()[index]
+    }
+
+    fn claim(&self, at: usize) -> bool {
+        let state = self.word(at + STATE).load(Relaxed);
+        state & PHASE == FREE
+            && self.word(at + STATE).compare_exchange(state, state | WRITING, Acquire, Relaxed).is_ok()
+    }
+
+    /// Only whoever claimed the slot changes its phase.
+    fn enter(&self, at: usize, phase: u64) {
+        let uses = self.word(at + STATE).load(Relaxed) & !PHASE;
+        let uses = if phase == FREE { uses.wrapping_add(PHASE + 1) } else { uses };
+        self.word(at + STATE).store(uses | phase, Release);
+    }
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub struct ConnectionSlot {
+    scores: Scores,
+}
+
+impl Drop for ConnectionSlot {
+    fn drop(&mut self) {
+        self.scores.word(CONNECTIONS).fetch_sub(1, Relaxed);
+    }
+}
+
+const NO_COUNT: u64 = u64::MAX;
+
+/// A call. Its slot is used again only when no [`Progress`] is left: a late store must not hit another call.
+#[derive(Debug)]
+struct Call {
+    scores: Scores,
+    slot: Option<usize>,
+    started: u64,
+    failed: AtomicBool,
+    count: AtomicU64,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if let Some(at) = self.slot {
+            self.scores.enter(at, FREE);
+        }
+    }
+}
+
+/// A call that is executing, until this is dropped.
+#[derive(Debug)]
+pub struct CallSlot {
+    call: Arc<Call>,
+}
+
+impl CallSlot {
+    /// The handle through which the call's code says how far it is.
+    pub fn progress(&self) -> Progress {
+        Progress { call: Some(Arc::clone(&self.call)) }
+    }
+
+    /// Counts the call as answered; returns how long it took, in µs. A call dropped without it was cancelled.
+    pub fn answered(&self) -> u64 {
+        let us = now().saturating_sub(self.call.started) / 1_000;
+        let scores = &self.call.scores;
+        scores.word(LATENCIES.start + Latencies::bucket(us)).fetch_add(1, Relaxed);
+        if self.has_failed() {
+            scores.word(CALLS_FAILED).fetch_add(1, Relaxed);
+        }
+        scores.word(CALLS_TOTAL).fetch_add(1, Relaxed);
+        us
+    }
+
+    /// Whether its code said that it failed.
+    pub fn has_failed(&self) -> bool {
+        self.call.failed.load(Relaxed)
+    }
+
+    /// How many items it worked on, if its code said so.
+    pub fn count(&self) -> Option<u64> {
+        Some(self.call.count.load(Relaxed)).filter(|&count| count != NO_COUNT)
+    }
+}
+
+impl Drop for CallSlot {
+    fn drop(&mut self) {
+        if let Some(at) = self.call.slot {
+            self.call.scores.enter(at, OVER);
+        }
+    }
+}
+
+tokio::task_local! {
+    static CURRENT: Progress;
+}
+
+/// How a call's code says how far it is, from any thread. Clones speak for the same call.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    call: Option<Arc<Call>>,
+}
+
+impl Progress {
+    /// That of the call whose handler this is; one that does nothing where there is none.
+    pub fn current() -> Self {
+        CURRENT.try_with(Clone::clone).unwrap_or_default()
+    }
+
+    /// The future, with this as its [`current`](Progress::current).
+    pub fn scope<F: Future>(self, handler: F) -> impl Future<Output = F::Output> {
+        CURRENT.scope(self, handler)
+    }
+
+    /// The call got further.
+    pub fn tick(&self) {
+        self.store(PROGRESSED, now);
+    }
+
+    /// The call begins to read input that cannot be read again. Say it before the first byte.
+    pub fn begin_consuming(&self) {
+        self.store(CONSUMING, || 1);
+    }
+
+    /// The call has read this many bytes of such input in all, and so got further.
+    pub fn consumed(&self, total_bytes: u64) {
+        self.store(CONSUMED, || total_bytes);
+        self.tick();
+    }
+
+    /// The call's answer is a fault.
+    pub fn fail(&self) {
+        if let Some(call) = &self.call {
+            call.failed.store(true, Relaxed);
+        }
+    }
+
+    /// The call worked on this many items; its log line shows it.
+    pub fn count(&self, items: u64) {
+        if let Some(call) = &self.call {
+            call.count.store(items.min(NO_COUNT - 1), Relaxed);
+        }
+    }
+
+    fn store(&self, word: usize, value: impl FnOnce() -> u64) {
+        debug_assert!(word < SLOT);
+        if let Some(call) = &self.call
+            && let Some(at) = call.slot
+        {
+            call.scores.word(at + word).store(value(), Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Board;
+    use super::*;
+
+    fn board() -> (Board, Scores) {
+        let board = Board::create().unwrap();
+        let scores = Scores::map(board.fd()).unwrap();
+        (board, scores)
+    }
+
+    #[test]
+    fn a_host_sees_the_heartbeat_the_connections_and_the_calls() {
+        let (board, scores) = board();
+        scores.tick();
+        let connection = scores.connect();
+        let trace_id = 0x0123_4567_89ab_cdef_0011_2233_4455_6677;
+        let slot = scores.begin("Stats.median", trace_id);
+        slot.progress().begin_consuming();
+        slot.progress().consumed(4096);
+
+        let seen = board.read().unwrap();
+        assert_eq!((seen.heartbeat, seen.connections, seen.connections_total), (1, 1, 1));
+        let [call] = &seen.calls[..] else { panic!("{seen:?}") };
+        assert_eq!((call.trace_id, call.method.as_str()), (trace_id, "Stats.median"));
+        assert!(call.consuming && call.consumed == 4096);
+        assert!(call.progressed >= call.started && call.started > 0);
+
+        slot.progress().fail();
+        slot.answered();
+        drop((slot, connection));
+        let seen = board.read().unwrap();
+        assert_eq!((seen.calls.len(), seen.connections, seen.connections_total), (0, 0, 1));
+        assert_eq!((seen.calls_total, seen.calls_failed), (1, 1));
+        assert!(seen.latencies.quantile(0.5).is_some());
+    }
+
+    #[test]
+    fn a_cancelled_call_is_not_counted_as_answered() {
+        let (board, scores) = board();
+        drop(scores.begin("Stats.mean", 1));
+        assert_eq!(board.read().unwrap().calls_total, 0);
+    }
+
+    #[test]
+    fn calls_beyond_the_slots_run_without_and_are_counted() {
+        let (board, scores) = board();
+        let slots: Vec<_> = (0..SLOTS as u128 + 3).map(|trace| scores.begin("Stats.mean", trace)).collect();
+        assert_eq!(board.read().unwrap().calls.len(), SLOTS);
+        for slot in &slots {
+            slot.progress().consumed(1);
+            slot.answered();
+        }
+        drop(slots);
+        let seen = board.read().unwrap();
+        assert_eq!((seen.calls.len(), seen.calls_total), (0, SLOTS as u64 + 3));
+        assert_eq!(board.read().unwrap().calls.len(), 0);
+    }
+
+    #[test]
+    fn a_late_store_of_a_finished_call_does_not_hit_the_next() {
+        let (board, scores) = board();
+        let first = scores.begin("Stats.mean", 1);
+        let late = first.progress();
+        drop(first);
+        let _second = scores.begin("Stats.mean", 2);
+        late.begin_consuming();
+        late.consumed(7);
+        let seen = board.read().unwrap();
+        assert_eq!(seen.calls.len(), 1, "the finished call is no longer shown");
+        assert_eq!((seen.calls[0].trace_id, seen.calls[0].consuming), (2, false));
+    }
+
+    #[test]
+    fn a_reader_never_sees_a_call_half_written() {
+        let (board, scores) = board();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut trace = 0_u128;
+                while !done.load(Relaxed) {
+                    trace += 1;
+                    let name = format!("Stats.{trace}");
+                    let slot = scores.begin(&name, trace << 64 | trace);
+                    slot.progress().consumed(trace as u64);
+                }
+            });
+            let mut whole = 0;
+            for _ in 0..2_000 {
+                for call in board.read().unwrap().calls {
+                    let trace = call.trace_id as u64;
+                    assert_eq!((call.trace_id >> 64) as u64, trace);
+                    assert_eq!(call.method, format!("Stats.{trace}"));
+                    assert!(call.consumed == trace || call.consumed == 0);
+                    whole += 1;
+                }
+            }
+            done.store(true, Relaxed);
+            println!("{whole} calls seen whole");
+        });
+    }
+
+    #[test]
+    fn a_method_longer_than_its_place_is_cut() {
+        let (board, scores) = board();
+        let _slot = scores.begin(&"m".repeat(METHOD + 1), 1);
+        assert_eq!(board.read().unwrap().calls[0].method, "m".repeat(METHOD));
+    }
+
+    #[test]
+    fn a_board_that_could_shrink_under_the_map_is_refused() {
+        use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+        let make = |bytes: usize, seals| {
+            let fd = memfd_create("t", MemfdFlags::ALLOW_SEALING).unwrap();
+            ftruncate(&fd, bytes as u64).unwrap();
+            fcntl_add_seals(&fd, seals).unwrap();
+            Scores::map(fd)
+        };
+        assert!(make(super::super::BYTES, SealFlags::GROW | SealFlags::SEAL).is_err());
+        assert!(make(4096, super::super::SEALS).is_err());
+        assert!(make(super::super::BYTES, super::super::SEALS).is_err(), "no magic");
+        assert!(Scores::map(std::fs::File::open("/dev/null").unwrap()).is_err());
+    }
+
+    #[tokio::test]
+    async fn the_current_progress_is_that_of_the_handler() {
+        let (board, scores) = board();
+        Progress::current().begin_consuming();
+        let slot = scores.begin("Stats.mean", 1);
+        slot.progress().scope(async { Progress::current().begin_consuming() }).await;
+        assert!(board.read().unwrap().calls[0].consuming);
+    }
+}
