@@ -6,6 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// Why a call has no result: what happened and, where there is one, the place.
+///
+/// Absent places are written out: a field left out would shift the rest where structs travel as arrays.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
 pub struct Fault {
@@ -14,13 +16,13 @@ pub struct Fault {
     /// What happened and what to do about it, for people: a lowercase fragment without the place.
     pub message: String,
     /// Which of the query's sources it concerns, from 0.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub source_index: Option<u32>,
     /// The line of that source, from 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub line: Option<u64>,
     /// The column of that line in bytes, from 1. In a list of numbers: the position in the list.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub column: Option<u64>,
 }
 

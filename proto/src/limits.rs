@@ -25,6 +25,13 @@ pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(5);
 /// Longest wait after `accept` found no free descriptor.
 pub const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
 
+/// From the end of a connection to the report of the worker's exit: a dying process closes its sockets before
+/// its exit can be waited for.
+pub const DEATH_NOTICE: Duration = Duration::from_secs(1);
+
+/// Reports, orders and signals of one supervisor that may wait: a worker sends at most two reports, and is sent
+/// each signal once.
+pub const SUPERVISOR_QUEUE: usize = 8;
 /// Connections that may wait to be accepted while a worker is replaced.
 pub const BACKLOG: i32 = 128;
 /// A handshake datagram, in bytes.

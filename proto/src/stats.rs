@@ -1,6 +1,7 @@
 //! The service: Mean, Median and Mode of one sequence of numbers, with its requests and replies.
 
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::fault::Fault;
 use crate::number::Number;
@@ -22,8 +23,8 @@ pub trait Stats {
 
 /// What to compute on. On the wire flat: one of `{"numbers":[…]}`, `{"attached":0,"format":"text"}` and
 /// `{"inputs":[…]}` (a list of the first two, which are one sequence), and `"missing"`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "WireQuery", into = "WireQuery")]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(try_from = "WireQuery")]
 pub struct Query {
     /// The parts of the sequence, in order.
     pub sources: Vec<Source>,
@@ -135,38 +136,35 @@ impl Query {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+/// The flat form, as it is read. It is always a map, also where a format writes structs as arrays: fields are left
+/// out.
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WireQuery {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     numbers: Option<Vec<Number>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     attached: Option<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     format: Option<Format>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     inputs: Option<Vec<WireSource>>,
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default)]
     missing: Missing,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WireSource {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     numbers: Option<Vec<Number>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     attached: Option<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     format: Option<Format>,
 }
 
 const ONE_OF: &str = "name the input by exactly one of numbers, attached (with format) and inputs";
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde calls")]
-fn is_default(missing: &Missing) -> bool {
-    *missing == Missing::default()
-}
 
 impl TryFrom<WireSource> for Source {
     type Error = &'static str;
@@ -180,17 +178,6 @@ impl TryFrom<WireSource> for Source {
                 Ok(Source::Attached { attached, format: format.unwrap_or_default() })
             }
             _ => Err(ONE_OF),
-        }
-    }
-}
-
-impl From<Source> for WireSource {
-    fn from(source: Source) -> Self {
-        match source {
-            Source::Numbers(numbers) => WireSource { numbers: Some(numbers), attached: None, format: None },
-            Source::Attached { attached, format } => {
-                WireSource { numbers: None, attached: Some(attached), format: Some(format) }
-            }
         }
     }
 }
@@ -211,14 +198,98 @@ impl TryFrom<WireQuery> for Query {
     }
 }
 
-impl From<Query> for WireQuery {
-    fn from(query: Query) -> Self {
-        let Query { mut sources, missing } = query;
-        let empty = WireQuery { numbers: None, attached: None, format: None, inputs: None, missing };
-        if sources.len() != 1 {
-            return WireQuery { inputs: Some(sources.into_iter().map(WireSource::from).collect()), ..empty };
+impl Source {
+    fn serialize_fields<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        match self {
+            Source::Numbers(numbers) => map.serialize_entry("numbers", numbers),
+            Source::Attached { attached, format } => {
+                map.serialize_entry("attached", attached)?;
+                map.serialize_entry("format", format)
+            }
         }
-        let WireSource { numbers, attached, format } = sources.remove(0).into();
-        WireQuery { numbers, attached, format, ..empty }
+    }
+
+    fn fields(&self) -> usize {
+        match self {
+            Source::Numbers(_) => 1,
+            Source::Attached { .. } => 2,
+        }
+    }
+}
+
+impl Serialize for Source {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.fields()))?;
+        self.serialize_fields(&mut map)?;
+        map.end()
+    }
+}
+
+impl Serialize for Query {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let fields = if let [source] = &self.sources[..] { source.fields() } else { 1 };
+        let mut map = serializer.serialize_map(Some(1 + fields))?;
+        match &self.sources[..] {
+            [source] => source.serialize_fields(&mut map)?,
+            sources => map.serialize_entry("inputs", sources)?,
+        }
+        map.serialize_entry("missing", &self.missing)?;
+        map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::FaultKind;
+
+    fn queries() -> Vec<Query> {
+        let numbers =
+            Source::Numbers(vec![Number::Int(i64::MIN), Number::Float(-0.5), Number::Float(f64::INFINITY)]);
+        let attached = Source::Attached { attached: 3, format: Format::Text };
+        [vec![numbers.clone()], vec![attached.clone()], vec![numbers, attached], vec![]]
+            .into_iter()
+            .flat_map(|sources| {
+                [Missing::Error, Missing::Skip].map(|missing| Query { sources: sources.clone(), missing })
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_query_survives_arrays_maps_and_json() {
+        for query in queries() {
+            let compact = rmp_serde::to_vec(&query).unwrap();
+            assert_eq!(rmp_serde::from_slice::<Query>(&compact).unwrap(), query);
+            let named = rmp_serde::to_vec_named(&query).unwrap();
+            assert_eq!(rmp_serde::from_slice::<Query>(&named).unwrap(), query);
+            let json = serde_json::to_string(&query).unwrap();
+            assert_eq!(serde_json::from_str::<Query>(&json).unwrap(), query, "{json}");
+        }
+    }
+
+    #[test]
+    fn the_flat_form_is_the_documented_one() {
+        let json = |query| serde_json::to_string(&query).unwrap();
+        assert_eq!(json(Query::numbers(vec![Number::Int(1)])), r#"{"numbers":[1],"missing":"error"}"#);
+        let attached = Source::Attached { attached: 0, format: Format::Text };
+        let query = Query { sources: vec![attached], missing: Missing::Skip };
+        assert_eq!(json(query.clone()), r#"{"attached":0,"format":"text","missing":"skip"}"#);
+        assert_eq!(serde_json::from_str::<Query>(r#"{"attached":0,"missing":"skip"}"#).unwrap(), query);
+    }
+
+    #[test]
+    fn a_query_with_two_inputs_or_none_is_refused() {
+        for json in
+            [r"{}", r#"{"numbers":[],"attached":0}"#, r#"{"inputs":[],"numbers":[]}"#, r#"{"number":[1]}"#]
+        {
+            assert!(serde_json::from_str::<Query>(json).is_err(), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_fault_keeps_its_places_where_structs_travel_as_arrays() {
+        let fault = Fault::new(FaultKind::NotANumber, "x").at(3, 5);
+        let compact = rmp_serde::to_vec(&fault).unwrap();
+        assert_eq!(rmp_serde::from_slice::<Fault>(&compact).unwrap(), fault);
     }
 }
