@@ -16,6 +16,15 @@ pub const PIPE_TAIL: Duration = Duration::from_millis(100);
 pub const IDLE_STDIN_NOTE: Duration = Duration::from_secs(1);
 /// The deadline of a call without one. tarpc's timer wheel panics beyond 2.2 years.
 pub const NO_DEADLINE: Duration = Duration::from_hours(365 * 24);
+/// For standard error to take a line. A stopped terminal takes none for ever, and the host must go on.
+pub const SCREEN: Duration = Duration::from_millis(50);
+/// For the lock of a log file: a holder writes once and lets go, so only a stopped one takes longer.
+pub const LOG_LOCK: Duration = Duration::from_secs(1);
+/// Between two tries for that lock: there is no event to wait for.
+pub const LOG_LOCK_RETRY: Duration = Duration::from_millis(5);
+/// From its making until an unlocked, unfinished run directory is swept: a start takes microseconds, an hour is a
+/// machine that slept.
+pub const UNFINISHED: Duration = Duration::from_hours(1);
 /// Between two ticks of a computing call's slot, and so between two looks at its cancellation.
 pub const TICK: Duration = Duration::from_millis(100);
 /// Between two ticks of a worker's heartbeat: health looks every second, so three ticks may be late.
@@ -50,6 +59,23 @@ pub const SLOTS: usize = 256;
 pub const METHOD: usize = 32;
 /// A line of a worker's output, in bytes; longer ones are kept in parts.
 pub const LOG_LINE: usize = 16 * 1024;
+/// Records of workers that a run keeps for its log, in bytes; older ones are dropped and counted. A worker that
+/// floods costs no more.
+pub const JOURNAL_WORKERS: usize = 1024 * 1024;
+/// Records of the host itself likewise, kept apart so that a worker's flood does not drown them.
+pub const JOURNAL_HOST: usize = 256 * 1024;
+/// Last lines of a worker's standard error that are shown when it dies.
+pub const STDERR_TAIL_LINES: usize = 20;
+/// The same in bytes: each line is cut so that all of them fit.
+pub const STDERR_TAIL: usize = 8 * 1024;
+/// A log file, in bytes: then it is rotated.
+pub const LOG_FILE: u64 = 10 * 1000 * 1000;
+/// Log files of one name, the current one included.
+pub const LOG_FILES: u32 = 5;
+/// A line of a log file, in bytes, for its reader: six times [`LOG_LINE`] when all of it is escaped, and more.
+pub const LOG_RECORD: usize = 1024 * 1024;
+/// Run directories that one start looks at when it sweeps; the next start looks at the others.
+pub const SWEEP: usize = 1024;
 
 /// The limits that a host sets for its worker; they travel in the handshake.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
