@@ -53,6 +53,14 @@ pub const TOKEN: usize = 64 * 1024;
 pub const TOKEN_SHOWN: usize = 64;
 /// Modes listed in a reply; all are counted.
 pub const MODES_LISTED: usize = 1000;
+/// Numbers in a request itself; a thread hop costs more than computing on so few, and they fill no frame.
+pub const INLINE_NUMBERS: usize = 4096;
+/// Sources of one query: at some 30 bytes each they stay under half a frame.
+pub const SOURCES: usize = 16 * 1024;
+/// What a terminal may feed to `-`, in bytes: its reader holds it in memory.
+pub const TYPED: usize = 64 * 1024 * 1024;
+/// A line of the prompt, in bytes.
+pub const PROMPT_LINE: usize = 1024 * 1024;
 /// Calls that the scoreboard shows at once; further ones run without a slot.
 pub const SLOTS: usize = 256;
 /// A method's name on the scoreboard, in bytes; longer ones are cut.

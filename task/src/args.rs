@@ -1,0 +1,394 @@
+//! The command line: words and `TASK_*` variables, parsed once into a checked [`Command`].
+//!
+//! A word that begins with `-` and goes on as a number is input, not a flag: `task -5 3`, `task -inf`,
+//! `task -1,-2`. What an INPUT word *is* (number, file, standard input) is decided by [`inputs`](crate::inputs).
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{
+    FalseyValueParser, OsStr, PathBufValueParser, PossibleValuesParser, Resettable, TypedValueParser,
+};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use task_proto::limits::NO_DEADLINE;
+use task_proto::number::parse_token;
+use task_proto::stats::Missing;
+
+use crate::exit::Failure;
+use crate::logs::LogsArgs;
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Command {
+    /// Start a worker, answer, stop it.
+    OneShot(Box<Config>),
+    /// Show what happened.
+    Logs(LogsArgs, Color),
+    /// A completion script for this shell.
+    Completions(clap_complete::Shell),
+    /// The manual page.
+    Man,
+    /// Help or the version, rendered.
+    Help(String),
+}
+
+/// A one-shot run: every flag checked, every default in place.
+#[derive(Debug)]
+pub struct Config {
+    /// The INPUT words in order, flags taken out.
+    pub words: Vec<OsString>,
+    /// The one statistic that is wanted, bare; all three otherwise.
+    pub only: Option<Only>,
+    /// Answers and failures as JSON.
+    pub json: bool,
+    /// How much standard error shows.
+    pub verbosity: Verbosity,
+    /// What a missing value is.
+    pub missing: Missing,
+    /// How long each call may take, at most [`NO_DEADLINE`].
+    pub timeout: Option<Duration>,
+    /// Memory for numbers, in bytes.
+    pub memory: Option<u64>,
+    /// The worker's program.
+    pub rpc_bin: PathBuf,
+    /// The runtime directory asked for; it must do, there is no falling back from it.
+    pub runtime_dir: Option<PathBuf>,
+    /// When to colour.
+    pub color: Color,
+}
+
+/// One of the three statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Only {
+    /// The mean.
+    Mean,
+    /// The median.
+    Median,
+    /// The mode: one value a line, nothing when there is none.
+    Mode,
+}
+
+/// How much standard error shows beside errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verbosity {
+    /// Nothing.
+    Quiet,
+    /// Warnings; the lifecycle too when there is no data.
+    Normal,
+    /// The lifecycle, and each call.
+    Verbose,
+    /// Everything, DEBUG too.
+    Debug,
+}
+
+/// When to colour. `NO_COLOR` has already turned [`Color::Auto`] into [`Color::Never`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless `NO_COLOR` is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// A command line that cannot be run, and how to say so.
+#[derive(Debug)]
+pub struct Rejected {
+    /// What is wrong with it.
+    pub failure: Failure,
+    /// Whether it asked for JSON.
+    pub json: bool,
+}
+
+/// Parses the command line, the program's name first, and the `TASK_*` variables.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, Rejected> {
+    let words: Vec<OsString> = words.into_iter().map(shield_number).collect();
+    checked(&words).map_err(|failure| Rejected { failure, json: wants_json(&words) })
+}
+
+/// The whole command line as clap sees it, for completions and the manual page.
+pub fn grammar() -> clap::Command {
+    Cli::command()
+}
+
+impl Color {
+    /// Whether to colour a stream that is, or is not, a terminal.
+    pub fn on(self, terminal: bool) -> bool {
+        match self {
+            Color::Auto => terminal,
+            Color::Always => true,
+            Color::Never => false,
+        }
+    }
+}
+
+/// Puts a space before a negative number, so that clap takes it for a value; the number grammar skips it.
+fn shield_number(word: OsString) -> OsString {
+    let bytes = word.as_bytes();
+    let is_number = match bytes {
+        // No flag begins like this: if the rest is no number, the error names the token.
+        [b'-', b'0'..=b'9' | b'.', ..] => true,
+        [b'-', _, ..] => bytes
+            .split(|byte| *byte == b',' || byte.is_ascii_whitespace())
+            .all(|token| parse_token(token).is_ok()),
+        _ => false,
+    };
+    if is_number { OsString::from_vec([b" ", bytes].concat()) } else { word }
+}
+
+/// Takes the space away again. A word that the user began with a space and a minus sign loses one as well, which
+/// changes no number.
+fn unshield(word: OsString) -> OsString {
+    match word.as_bytes() {
+        [b' ', number @ ..] if number.starts_with(b"-") => OsString::from_vec(number.to_vec()),
+        _ => word,
+    }
+}
+
+fn checked(words: &[OsString]) -> Result<Command, Failure> {
+    // A variable that is set to nothing is not set.
+    let grammar = grammar().mut_args(|arg| {
+        let empty =
+            arg.get_env().is_some_and(|name| std::env::var_os(name).is_some_and(|set| set.is_empty()));
+        if empty { arg.env(Resettable::<OsStr>::Reset) } else { arg }
+    });
+    let matches = match grammar.try_get_matches_from(words) {
+        Ok(matches) => matches,
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            return Ok(Command::Help(error.render().to_string()));
+        }
+        Err(error) => return Err(usage(&error)),
+    };
+    let cli = Cli::from_arg_matches(&matches).map_err(|error| usage(&error))?;
+    let color = match cli.color {
+        Color::Auto if std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty()) => Color::Never,
+        color => color,
+    };
+    Ok(match cli.command {
+        Some(Sub::Logs(logs)) => Command::Logs(logs, color),
+        Some(Sub::Completions { shell }) => Command::Completions(shell),
+        Some(Sub::Man) => Command::Man,
+        None => Command::OneShot(Box::new(Config {
+            verbosity: verbosity(&matches)?,
+            words: cli.words.into_iter().map(unshield).collect(),
+            only: cli.only,
+            json: cli.json,
+            missing: cli.missing,
+            timeout: cli.timeout,
+            memory: cli.memory,
+            rpc_bin: cli.rpc_bin.map_or_else(beside_this_program, Ok)?,
+            runtime_dir: cli.runtime_dir,
+            color,
+        })),
+    })
+}
+
+/// The command line beats the environment; both flags on the command line are a contradiction.
+fn verbosity(matches: &ArgMatches) -> Result<Verbosity, Failure> {
+    let typed = |flag: &str| matches.value_source(flag) == Some(ValueSource::CommandLine);
+    let verbose = match matches.get_count("verbose") {
+        0 => Verbosity::Normal,
+        1 => Verbosity::Verbose,
+        _ => Verbosity::Debug,
+    };
+    match (matches.get_flag("quiet"), verbose) {
+        (true, Verbosity::Normal) => Ok(Verbosity::Quiet),
+        (true, _) if typed("quiet") && typed("verbose") => {
+            Err(Failure::Usage("--quiet and --verbose contradict each other".into()))
+        }
+        (true, _) if typed("verbose") => Ok(verbose),
+        (true, _) => Ok(Verbosity::Quiet),
+        (false, _) => Ok(verbose),
+    }
+}
+
+fn beside_this_program() -> Result<PathBuf, Failure> {
+    let program = std::env::current_exe().map_err(|error| {
+        Failure::Usage(format!("cannot tell where this program is ({error}): name task-rpc by --rpc-bin"))
+    })?;
+    Ok(program.with_file_name("task-rpc"))
+}
+
+/// Whether a command line that did not parse asked for JSON.
+fn wants_json(words: &[OsString]) -> bool {
+    let set = std::env::var("TASK_JSON").is_ok_and(|set| {
+        !matches!(set.to_ascii_lowercase().as_str(), "" | "0" | "n" | "no" | "f" | "false" | "off")
+    });
+    set || words.iter().take_while(|word| *word != "--").any(|word| word == "--json")
+}
+
+/// clap's message and its tips in one line; its usage block is `--help`'s business.
+fn usage(error: &clap::Error) -> Failure {
+    let rendered = error.render().to_string();
+    let mut message = String::new();
+    for line in rendered.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:")) {
+        let line = line.strip_prefix("error: ").unwrap_or(line);
+        if line.is_empty() || line.starts_with("For more information") {
+            continue;
+        }
+        let separator = if message.is_empty() { "" } else { "; " };
+        // Writing to a String cannot fail.
+        let _ = write!(message, "{separator}{}", line.strip_prefix("tip: ").unwrap_or(line));
+    }
+    Failure::Usage(message)
+}
+
+/// A length of time: `500ms`, `2s`, `1.5m`, `1h`; a plain number is in seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (amount, unit) = amount_and_unit(text)?;
+    let scale = match unit.as_str() {
+        "ms" => 1e-3,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("{unit:?} is none of the units ms, s, m, h")),
+    };
+    match Duration::try_from_secs_f64(amount * scale) {
+        Ok(Duration::ZERO) => Err("it must be longer than nothing".into()),
+        Ok(duration) => Ok(duration.min(NO_DEADLINE)),
+        Err(_) if amount < 0.0 => Err("it must be longer than nothing".into()),
+        Err(_) => Ok(NO_DEADLINE),
+    }
+}
+
+/// An amount of memory in bytes: `1000000`, `512K`, `512M`, `1.5G`, `1T`, in powers of 1024.
+fn size(text: &str) -> Result<u64, String> {
+    let (amount, unit) = amount_and_unit(text)?;
+    let power = match unit.trim_end_matches('b').trim_end_matches('i') {
+        "" => 0,
+        "k" => 1,
+        "m" => 2,
+        "g" => 3,
+        "t" => 4,
+        _ => return Err(format!("{unit:?} is none of the units K, M, G, T")),
+    };
+    let bytes = amount * 1024_f64.powi(power);
+    if bytes < 1.0 { Err("it must be at least one byte".into()) } else { Ok(bytes as u64) }
+}
+
+fn amount_and_unit(text: &str) -> Result<(f64, String), String> {
+    let text = text.trim();
+    let (amount, unit) =
+        text.split_at(text.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(text.len()));
+    let amount = amount.trim().parse().map_err(|_| format!("{amount:?} is not a number"))?;
+    Ok((amount, unit.to_ascii_lowercase()))
+}
+
+fn missing_parser() -> impl TypedValueParser<Value = Missing> {
+    PossibleValuesParser::new(["error", "skip"])
+        .map(|word| if word == "skip" { Missing::Skip } else { Missing::Error })
+}
+
+const LONG_ABOUT: &str =
+    "Mean, median and mode of numbers, exactly: of any size, in any order, the same on every machine.
+
+task starts a worker, task-rpc, hands it the numbers, prints its answer and removes it again.
+With --only it prints one bare value, with --json one document.";
+
+const INPUT_HELP: &str = "Numbers, files, or '-' for standard input; all of them are one sequence.
+
+  task 1 2 2 3           numbers; also 1,2,2,3 and \"1 2 2 3\", -5, .5, 1e-3, -inf
+  task sales.txt b.txt   files: numbers between white space or commas
+  task 7 sales.txt -     all three together
+  seq 1 100 | task       standard input, to its end
+  task                   on a terminal: an answer for each line, until Ctrl-D
+  task ./5               a file named 5";
+
+const AFTER_HELP: &str = "Exit status:
+  0    answered
+  1    the data or the call is at fault
+  2    the command line is at fault
+  124  no answer within --timeout
+  A closed standard output ends task by SIGPIPE; INT, TERM, HUP and QUIT end it as such after it has cleaned up.
+
+Environment:
+  Each flag has a twin that it beats: TASK_JSON=1, TASK_TIMEOUT=2s, TASK_RPC_BIN=/opt/task-rpc and so on.
+  NO_COLOR         no colour
+  XDG_RUNTIME_DIR  where the runtime directory is (task/ in it)
+  XDG_STATE_HOME   where the log is; ~/.local/state otherwise
+
+Files:
+  task-rpc beside task, or --rpc-bin     the worker
+  $XDG_RUNTIME_DIR/task or /tmp/task-UID  the worker's socket, while it runs
+  $XDG_STATE_HOME/task/log/runs.jsonl    what happened; see task logs";
+
+#[derive(Parser)]
+#[command(
+    name = "task",
+    version,
+    about = "Mean, median and mode of numbers",
+    long_about = LONG_ABOUT,
+    after_long_help = AFTER_HELP,
+    args_conflicts_with_subcommands = true,
+    override_usage = "task [OPTIONS] [INPUT]...\n       task COMMAND",
+)]
+struct Cli {
+    /// Numbers, files, or '-' for standard input
+    #[arg(value_name = "INPUT", long_help = INPUT_HELP)]
+    words: Vec<OsString>,
+    /// Print one statistic, bare (mode: one value a line)
+    #[arg(long, value_enum, env = "TASK_ONLY", hide_env = true, value_name = "WHICH")]
+    only: Option<Only>,
+    /// Print JSON; a failure is one line of JSON on standard error
+    #[arg(long, env = "TASK_JSON", hide_env = true, value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    json: bool,
+    /// Say nothing but errors
+    #[arg(short, long, env = "TASK_QUIET", hide_env = true, value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    quiet: bool,
+    /// Show what happens on standard error (-vv: in detail)
+    #[arg(short, long, env = "TASK_VERBOSE", hide_env = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// What a missing value (nan, NA, null, an empty field) is: error or skip
+    #[arg(long, env = "TASK_MISSING", hide_env = true, value_name = "HOW", default_value = "error", value_parser = missing_parser())]
+    missing: Missing,
+    /// Give up after this long: 500ms, 2s, 1m; a plain number is in seconds
+    #[arg(long, env = "TASK_TIMEOUT", hide_env = true, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
+    /// Memory for numbers: 512M, 4G, or bytes [default: half of what there is]
+    #[arg(long, env = "TASK_MEMORY", hide_env = true, value_name = "SIZE", value_parser = size)]
+    memory: Option<u64>,
+    /// The worker's program [default: task-rpc beside task]
+    #[arg(long, env = "TASK_RPC_BIN", hide_env = true, value_name = "PATH", value_parser = PathBufValueParser::new())]
+    rpc_bin: Option<PathBuf>,
+    /// Where the worker's socket goes [default: task/ in the user's runtime directory, else /tmp/task-UID]
+    #[arg(long, env = "TASK_RUNTIME_DIR", hide_env = true, value_name = "DIR", value_parser = PathBufValueParser::new())]
+    runtime_dir: Option<PathBuf>,
+    /// When to colour
+    #[arg(
+        long,
+        env = "TASK_COLOR",
+        hide_env = true,
+        global = true,
+        value_enum,
+        value_name = "WHEN",
+        default_value = "auto"
+    )]
+    color: Color,
+    #[command(subcommand)]
+    command: Option<Sub>,
+}
+
+#[derive(Subcommand)]
+enum Sub {
+    /// Show what happened in earlier runs
+    Logs(LogsArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page (task man | man -l -)
+    Man,
+}
+
+/// The commands, for the hint at a word that is none.
+pub fn commands() -> Vec<String> {
+    grammar().get_subcommands().map(|sub| sub.get_name().to_owned()).collect()
+}

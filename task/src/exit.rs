@@ -1,0 +1,302 @@
+//! How a run ends: every way it fails, as data, with one map to exit codes and one to the JSON error line.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde::Serialize;
+use task_proto::fault::{Fault, FaultKind};
+
+use crate::signals::{self, Signal};
+
+/// The data or the call is at fault.
+pub const DATA: u8 = 1;
+/// The command line is at fault.
+pub const USAGE: u8 = 2;
+/// No answer in time, as of timeout(1).
+pub const DEADLINE: u8 = 124;
+
+/// Every way a run fails. The text of each is a fragment without the place: see [`Failure::text`].
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The command line says nothing that can be done.
+    #[error("{0}")]
+    Usage(String),
+    /// An input cannot be used: not there, not readable, no number.
+    #[error("{message}")]
+    Input {
+        /// What is wrong, for programs.
+        kind: InputKind,
+        /// What is wrong, and the way round it.
+        message: String,
+        /// Where.
+        place: Place,
+    },
+    /// The service answered with a fault.
+    #[error("{}", fault.message)]
+    Fault {
+        /// The fault, as it came.
+        fault: Fault,
+        /// Name of the input that it concerns.
+        input: Option<String>,
+    },
+    /// The call took too long.
+    #[error("no answer within {limit:?} (--timeout)")]
+    Deadline {
+        /// How long it was given.
+        limit: Duration,
+    },
+    /// There is no worker to ask.
+    #[error("cannot start {}: {reason}", program.display())]
+    CannotStart {
+        /// What was run.
+        program: PathBuf,
+        /// Why it does not serve, with its exit status if it had one.
+        reason: String,
+        /// The last lines that it wrote to its standard error.
+        stderr: Vec<String>,
+    },
+    /// The worker died after it had begun to read what cannot be read again.
+    #[error(
+        "the worker died ({cause}) after it had read {bytes} bytes of an input that cannot be read again; \
+         run it again, from a file to be safe from this"
+    )]
+    InputConsumed {
+        /// Bytes that are gone, as far as the scoreboard shows.
+        bytes: u64,
+        /// What killed the worker: a signal or an exit status.
+        cause: String,
+    },
+    /// The worker died while it executed the call, and may not try again.
+    #[error("the worker died ({cause}) while it computed, in generation {generation}")]
+    Crashed {
+        /// What killed the worker: a signal or an exit status.
+        cause: String,
+        /// Which worker of this run it was, from 1.
+        generation: u64,
+        /// The last lines that it wrote to its standard error.
+        stderr: Vec<String>,
+    },
+    /// The runtime directory cannot be used.
+    #[error("{0}")]
+    RuntimeDir(String),
+    /// The answer cannot be written: a full disk.
+    #[error("cannot write the answer: {0}")]
+    Output(io::Error),
+    /// Whoever read the answer has gone.
+    #[error("standard output is closed")]
+    ClosedOutput,
+    /// A signal asked for the end.
+    #[error("stopped by {0}")]
+    Signal(Signal),
+    /// The system or this program fails at something that always works.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// What can be wrong with an input before the worker sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InputKind {
+    /// No file of that name.
+    NotFound,
+    /// A directory.
+    IsADirectory,
+    /// It is there but cannot be read.
+    Unreadable,
+    /// A token that is no number.
+    NotANumber,
+    /// A number beyond `f64`.
+    OutOfRange,
+    /// A missing value where none is allowed.
+    MissingValue,
+    /// Over a limit; the message names the limit and the way round it.
+    TooLarge,
+}
+
+/// The name in the JSON error line: `not_found`, `is_a_directory` and so on.
+impl fmt::Display for InputKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// Where in the input something is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Name of the input, as the user wrote it.
+    pub input: Option<String>,
+    /// Its line, from 1.
+    pub line: Option<u64>,
+    /// The column of that line in bytes, from 1.
+    pub column: Option<u64>,
+}
+
+/// What becomes of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It exits with this code.
+    Code(u8),
+    /// It dies of this signal, so that the shell sees the truth.
+    Signal(Signal),
+}
+
+impl Place {
+    /// Somewhere in the input of this name.
+    pub fn of(input: impl Into<String>) -> Self {
+        Place { input: Some(input.into()), ..Place::default() }
+    }
+}
+
+impl Failure {
+    /// A fault of the service, about one of the sources of these names.
+    pub fn from_fault(fault: Fault, names: &[String]) -> Self {
+        let input = fault.source_index.and_then(|index| names.get(index as usize)).cloned();
+        Failure::Fault { fault, input }
+    }
+
+    /// The one map from failures to what becomes of the process.
+    pub fn ending(&self) -> Ending {
+        match self {
+            Failure::Usage(_) => Ending::Code(USAGE),
+            Failure::Input { .. }
+            | Failure::Fault { .. }
+            | Failure::CannotStart { .. }
+            | Failure::InputConsumed { .. }
+            | Failure::Crashed { .. }
+            | Failure::RuntimeDir(_)
+            | Failure::Output(_)
+            | Failure::Internal(_) => Ending::Code(DATA),
+            Failure::Deadline { .. } => Ending::Code(DEADLINE),
+            Failure::ClosedOutput => Ending::Signal(Signal::Pipe),
+            Failure::Signal(signal) => Ending::Signal(*signal),
+        }
+    }
+
+    /// What happened, for programs: the `kind` of the JSON error line.
+    pub fn kind(&self) -> String {
+        let kind = match self {
+            Failure::Usage(_) => "usage",
+            Failure::Input { kind, .. } => return kind.to_string(),
+            Failure::Fault { fault, .. } => return fault.kind.to_string(),
+            Failure::Deadline { .. } => "deadline",
+            Failure::CannotStart { .. } => "cannot_start",
+            Failure::InputConsumed { .. } => return FaultKind::InputConsumed.to_string(),
+            Failure::Crashed { .. } => return FaultKind::Crashed.to_string(),
+            Failure::RuntimeDir(_) => "runtime_dir",
+            Failure::Output(_) => "output",
+            Failure::ClosedOutput => "closed_output",
+            Failure::Signal(_) => "signal",
+            Failure::Internal(_) => return FaultKind::Internal.to_string(),
+        };
+        kind.to_owned()
+    }
+
+    /// For people: `task: a.txt:3:5: "abc" is not a number`, then the worker's last words if it had any.
+    pub fn text(&self) -> String {
+        let mut text = format!("task: {}{}", self.place(), printable(&self.to_string()));
+        if let Failure::Usage(_) = self {
+            text.push_str("; see task --help");
+        }
+        for line in self.last_words() {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\n  | {}", printable(line));
+        }
+        text
+    }
+
+    /// For programs: one line, `{"error":{"kind":"not_a_number","message":"…","input":"a.txt","line":3,"column":5}}`.
+    pub fn json(&self) -> String {
+        let Place { input, line, column } = self.place();
+        let error = ErrorLine {
+            kind: self.kind(),
+            message: self.to_string(),
+            input,
+            line,
+            column,
+            stderr: self.last_words(),
+        };
+        serde_json::json!({ "error": error }).to_string()
+    }
+
+    /// Says what happened on standard error and ends as [`Failure::ending`] says. Call it last, with everything cleaned up.
+    pub fn end(&self, json: bool) -> ExitCode {
+        if !matches!(self, Failure::ClosedOutput | Failure::Signal(_)) {
+            let said = if json { self.json() } else { self.text() };
+            // Nobody is left to tell if standard error is closed.
+            let _ = writeln!(io::stderr(), "{said}");
+        }
+        match self.ending() {
+            Ending::Code(code) => ExitCode::from(code),
+            Ending::Signal(signal) => signals::reraise(signal),
+        }
+    }
+
+    fn place(&self) -> Place {
+        match self {
+            Failure::Input { place, .. } => place.clone(),
+            Failure::Fault { fault, input } => {
+                Place { input: input.clone(), line: fault.line, column: fault.column }
+            }
+            _ => Place::default(),
+        }
+    }
+
+    fn last_words(&self) -> &[String] {
+        match self {
+            Failure::CannotStart { stderr, .. } | Failure::Crashed { stderr, .. } => stderr,
+            _ => &[],
+        }
+    }
+}
+
+/// Writes an answer to standard output, to its end.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::ClosedOutput,
+        _ => Failure::Output(error),
+    })
+}
+
+/// The same text with control characters escaped: what others wrote must not drive the terminal.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if letter.is_control() { shown.extend(letter.escape_default()) } else { shown.push(letter) }
+    }
+    shown
+}
+
+/// The prefix of a message: `a.txt:3:5: `, `argument 2, column 3: `, or nothing.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let input = self.input.as_deref().map(printable);
+        match (input, self.line, self.column) {
+            (None, None, None) => Ok(()),
+            (Some(input), None, None) => write!(f, "{input}: "),
+            (Some(input), Some(line), None) => write!(f, "{input}:{line}: "),
+            (Some(input), Some(line), Some(column)) => write!(f, "{input}:{line}:{column}: "),
+            (Some(input), None, Some(column)) => write!(f, "{input}, column {column}: "),
+            (None, Some(line), None) => write!(f, "line {line}: "),
+            (None, Some(line), Some(column)) => write!(f, "line {line}, column {column}: "),
+            (None, None, Some(column)) => write!(f, "column {column}: "),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ErrorLine<'a> {
+    kind: String,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<u64>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    stderr: &'a [String],
+}

@@ -1,0 +1,116 @@
+//! The signals of a run, as typed events.
+//!
+//! Who sends them: INT a terminal's Ctrl-C, QUIT its Ctrl-\, HUP a terminal that closes, TERM kill(1), timeout(1)
+//! and service managers. What was ignored at start stays ignored: nohup(1) ignores HUP, a shell without job
+//! control ignores INT and QUIT of what it runs with `&`.
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+use futures::StreamExt as _;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM};
+
+/// A signal that ends a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGINT: stop and clean up.
+    Interrupt,
+    /// SIGTERM: stop and clean up.
+    Terminate,
+    /// SIGHUP: the terminal has gone; stop and clean up.
+    HangUp,
+    /// SIGQUIT: kill and clean up.
+    Quit,
+    /// SIGPIPE: never received, only died of, when standard output is closed.
+    Pipe,
+}
+
+/// The signals that reach this process, from registration on.
+pub struct Signals(signal_hook_tokio::Signals);
+
+impl Signals {
+    /// Registers all that were not ignored at start. To be called on a tokio runtime, before anything is spawned:
+    /// a signal in between would kill this process with its child alive.
+    pub fn register() -> io::Result<Self> {
+        let ignored = ignored(&std::fs::read_to_string("/proc/self/status")?)?;
+        let wanted =
+            [SIGINT, SIGTERM, SIGHUP, SIGQUIT].into_iter().filter(|number| ignored & bit(*number) == 0);
+        Ok(Signals(signal_hook_tokio::Signals::new(wanted)?))
+    }
+
+    /// The next signal; never returns when there is none.
+    pub async fn next(&mut self) -> Signal {
+        loop {
+            let event = match self.0.next().await {
+                Some(SIGINT) => Signal::Interrupt,
+                Some(SIGTERM) => Signal::Terminate,
+                Some(SIGHUP) => Signal::HangUp,
+                Some(SIGQUIT) => Signal::Quit,
+                Some(_) => continue,
+                None => std::future::pending().await,
+            };
+            return event;
+        }
+    }
+}
+
+/// Dies of this signal with its default action, so that the shell sees the truth. Call it last, with everything
+/// cleaned up. Should the system refuse, it is the code that a shell gives to such a death.
+pub fn reraise(signal: Signal) -> ExitCode {
+    let number = signal.number();
+    match signal_hook::low_level::emulate_default_handler(number) {
+        Ok(()) | Err(_) => ExitCode::from(128 | number as u8),
+    }
+}
+
+impl Signal {
+    fn number(self) -> i32 {
+        match self {
+            Signal::Interrupt => SIGINT,
+            Signal::Terminate => SIGTERM,
+            Signal::HangUp => SIGHUP,
+            Signal::Quit => SIGQUIT,
+            Signal::Pipe => SIGPIPE,
+        }
+    }
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Signal::Interrupt => "SIGINT",
+            Signal::Terminate => "SIGTERM",
+            Signal::HangUp => "SIGHUP",
+            Signal::Quit => "SIGQUIT",
+            Signal::Pipe => "SIGPIPE",
+        })
+    }
+}
+
+/// The ignored signals as proc(5) shows them: a hexadecimal mask, bit 0 for signal 1.
+fn ignored(status: &str) -> io::Result<u64> {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .ok_or_else(|| io::Error::other("/proc/self/status does not tell which signals are ignored"))
+}
+
+fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nohup_and_background_shells_are_seen_in_the_ignored_mask() {
+        let status =
+            |mask: &str| format!("Name:\ttask\nSigBlk:\tffffffffffffffff\nSigIgn:\t{mask}\nSigCgt:\t0\n");
+        assert_eq!(ignored(&status("0000000000000001")).unwrap(), bit(SIGHUP));
+        assert_eq!(ignored(&status("0000000000000006")).unwrap(), bit(SIGINT) | bit(SIGQUIT));
+        assert!(ignored("Name:\ttask\n").is_err());
+    }
+}
