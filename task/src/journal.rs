@@ -264,12 +264,11 @@ impl Visit for Entry {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::screen::Color;
     use tracing_subscriber::layer::SubscriberExt;
 
     /// A journal that is shown nowhere.
     pub(crate) fn silent() -> Journal {
-        Journal::new("9f3c0000", Screen::on(None, Level::Error, Color::Never))
+        Journal::new("9f3c0000", Screen::on(None, Level::Error, false))
     }
 
     /// What it keeps, read back.

@@ -5,6 +5,7 @@
 
 use std::fmt::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -16,30 +17,6 @@ use crate::record::{Level, Record, steers};
 
 /// The largest write that a pipe with room takes without blocking (`PIPE_BUF`).
 const CHUNK: usize = 4096;
-
-/// When to use colour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum Color {
-    /// On a terminal, unless `NO_COLOR` is set.
-    #[default]
-    Auto,
-    /// Always.
-    Always,
-    /// Never.
-    Never,
-}
-
-impl Color {
-    /// Whether to use colour on this output.
-    pub fn on(self, output: impl AsFd) -> bool {
-        let unset = || std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        match self {
-            Color::Always => true,
-            Color::Never => false,
-            Color::Auto => rustix::termios::isatty(output) && unset(),
-        }
-    }
-}
 
 /// What shows records to the person at the terminal.
 #[derive(Debug)]
@@ -66,17 +43,15 @@ pub struct Style {
 }
 
 impl Screen {
-    /// Shows records from `minimum` up on standard error.
-    pub fn new(minimum: Level, color: Color) -> Self {
+    /// Shows records from `minimum` up on standard error, with colours or without.
+    pub fn new(minimum: Level, color: bool) -> Self {
         let output = std::io::stderr().as_fd().try_clone_to_owned().ok();
         Screen::on(output, minimum, color)
     }
 
     /// Shows them on another output, or nowhere.
-    pub fn on(output: Option<OwnedFd>, minimum: Level, color: Color) -> Self {
-        let color = output.as_ref().is_some_and(|output| color.on(output));
-        let style = Style { color, ..Style::default() };
-        Screen { output, minimum, style, unseen: 0, torn: false }
+    pub fn on(output: Option<OwnedFd>, minimum: Level, color: bool) -> Self {
+        Screen { output, minimum, style: Style::new(color, false), unseen: 0, torn: false }
     }
 
     /// Shows the record, if it matters enough.
@@ -98,7 +73,7 @@ impl Screen {
     fn write(&mut self, text: &[u8]) {
         let Some(output) = &self.output else { return };
         // Once stalled, look but do not wait: the host has other things to do.
-        let mut wait = if self.unseen == 0 { SCREEN } else { std::time::Duration::ZERO };
+        let mut wait = if self.unseen == 0 { SCREEN } else { Duration::ZERO };
         let mut left = text;
         while !left.is_empty() {
             let mut ready = [PollFd::new(output, PollFlags::OUT)];
@@ -112,7 +87,7 @@ impl Screen {
                 Ok(written) => left = &left[written..],
                 Err(Errno::INTR) => {}
                 // Somebody made it non-blocking, and took the room.
-                Err(Errno::AGAIN) if !wait.is_zero() => wait = std::time::Duration::ZERO,
+                Err(Errno::AGAIN) if !wait.is_zero() => wait = Duration::ZERO,
                 Err(_) => break,
             }
         }
@@ -231,18 +206,18 @@ mod tests {
     fn colour_only_where_it_was_asked_for() {
         let (mut read, write) = std::io::pipe().unwrap();
         let line = record(r#"{"time":"2026-11-21T09:14:02Z","source":"task","message":"m"}"#);
-        for (color, expected) in [(Color::Always, true), (Color::Never, false), (Color::Auto, false)] {
+        for color in [true, false] {
             Screen::on(Some(write.try_clone().unwrap().into()), Level::Info, color).show(&line);
             let mut text = [0; 256];
             let length = read.read(&mut text).unwrap();
-            assert_eq!(text[..length].contains(&0x1b), expected, "{color:?}");
+            assert_eq!(text[..length].contains(&0x1b), color);
         }
     }
 
     #[test]
     fn only_what_matters_is_shown() {
         let (mut read, write) = std::io::pipe().unwrap();
-        let mut screen = Screen::on(Some(write.into()), Level::Warn, Color::Auto);
+        let mut screen = Screen::on(Some(write.into()), Level::Warn, false);
         for level in ["INFO", "WARN", "DEBUG", "ERROR"] {
             screen.show(&record(&format!(
                 r#"{{"time":"2026-11-21T09:14:02Z","level":"{level}","message":"said {level}"}}"#
@@ -258,7 +233,7 @@ mod tests {
     #[test]
     fn an_output_that_nobody_reads_stops_nothing_and_the_gap_is_told() {
         let (mut read, write) = std::io::pipe().unwrap();
-        let mut screen = Screen::on(Some(write.into()), Level::Info, Color::Never);
+        let mut screen = Screen::on(Some(write.into()), Level::Info, false);
         let line =
             record(&format!(r#"{{"time":"2026-11-21T09:14:02Z","message":"{}"}}"#, "x".repeat(10_000)));
         for _ in 0..100 {
