@@ -9,3 +9,4 @@ pub mod limits;
 pub mod number;
 pub mod scoreboard;
 pub mod stats;
+pub mod text;
