@@ -276,7 +276,7 @@ fn amount_and_unit(text: &str) -> Result<(f64, String), String> {
     let text = text.trim();
     let (amount, unit) =
         text.split_at(text.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(text.len()));
-    let amount = amount.trim().parse().map_err(|_| format!("{amount:?} is not a number"))?;
+    let amount = amount.trim().parse().map_err(|_| "it must begin with a number".to_owned())?;
     Ok((amount, unit.to_ascii_lowercase()))
 }
 

@@ -5,6 +5,7 @@
 
 mod answer;
 mod args;
+mod descriptors;
 mod exit;
 mod inputs;
 mod logs;

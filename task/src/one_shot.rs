@@ -6,6 +6,6 @@ use crate::inputs;
 
 /// Gathers the inputs, starts a worker, asks it, prints the answer and removes the worker.
 pub fn run(config: &Config) -> Result<(), Failure> {
-    inputs::gather(&config.words, config.missing)?;
+    inputs::gather(&config.words, config.missing, rustix::stdio::stdin())?;
     Err(Failure::Internal("the worker is not built yet".into()))
 }

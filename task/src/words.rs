@@ -1,7 +1,14 @@
-//! Tokens of a word or a line that the user typed, all at once, with their places.
+//! Words and lines that the user typed: their tokens with their places, and what to say of one that is no number.
 
+use std::ffi::OsStr;
+
+use rustix::io::Errno;
 use task_proto::limits::TOKEN_SHOWN;
 use task_proto::number::{Token, TokenError, parse_token};
+
+use crate::args;
+use crate::descriptors::cannot_open;
+use crate::exit::{Failure, InputKind, Place};
 
 /// One token and where it stands.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -58,6 +65,49 @@ pub fn fields(text: &[u8]) -> Result<Vec<Field>, BadToken> {
         }
     }
     Ok(fields)
+}
+
+/// What is wrong with a token, there.
+pub fn not_a_number(bad: &BadToken, place: Place) -> Failure {
+    let kind = match bad.error {
+        TokenError::NotANumber => InputKind::NotANumber,
+        TokenError::OutOfRange => InputKind::OutOfRange,
+    };
+    let column = bad.several.then_some(bad.column);
+    Failure::Input {
+        kind,
+        message: format!("{} is {}", bad.token, bad.error),
+        place: Place { column, ..place },
+    }
+}
+
+/// A word that is neither a number nor a file: what did its writer mean?
+pub fn unknown(index: usize, word: &OsStr, bad: &BadToken) -> Failure {
+    let text = word.to_string_lossy();
+    let begins_as_number =
+        text.trim_start_matches(['+', '-', '.']).starts_with(|first: char| first.is_ascii_digit());
+    let has_suffix = text.rsplit_once('.').is_some_and(|(_, end)| end.starts_with(char::is_alphabetic));
+    if bad.error == TokenError::OutOfRange || bad.several || (begins_as_number && !has_suffix) {
+        return not_a_number(bad, Place::of(format!("argument {}", index + 1)));
+    }
+    if text.contains('.') {
+        return cannot_open(&text, Errno::NOENT);
+    }
+    let commands = args::commands();
+    let nearest = commands
+        .iter()
+        .map(|command| (strsim::damerau_levenshtein(command, &text), command))
+        .min()
+        .filter(|(distance, command)| *distance <= command.len() / 3);
+    Failure::Usage(match nearest {
+        Some((0, command)) => {
+            format!("{command:?} is a command only as the first word; ./{command} is a file")
+        }
+        Some((_, command)) => {
+            format!("{text:?} is no number, file or command; the nearest command is {command:?}")
+        }
+        None => format!("{text:?} is no number, file or command"),
+    })
 }
 
 fn quoted(token: &[u8]) -> String {
