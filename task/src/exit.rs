@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde::Serialize;
+use task_host::record::safe_json;
+use task_host::screen::Escaped;
 use task_proto::fault::{Fault, FaultKind};
 
 use crate::signals::{self, Signal};
@@ -196,13 +198,13 @@ impl Failure {
 
     /// For people: `task: a.txt:3:5: "abc" is not a number`, then the worker's last words if it had any.
     pub fn text(&self) -> String {
-        let mut text = format!("task: {}{}", self.place(), printable(&self.to_string()));
+        let mut text = format!("task: {}{}", self.place(), Escaped(&self.to_string()));
         if let Failure::Usage(_) = self {
             text.push_str("; see task --help");
         }
         for line in self.last_words() {
             // Writing to a String cannot fail.
-            let _ = write!(text, "\n  | {}", printable(line));
+            let _ = write!(text, "\n  | {}", Escaped(line));
         }
         text
     }
@@ -218,7 +220,7 @@ impl Failure {
             column,
             stderr: self.last_words(),
         };
-        serde_json::json!({ "error": error }).to_string()
+        safe_json(&serde_json::json!({ "error": error }).to_string()).into_owned()
     }
 
     /// Says what happened on standard error and ends as [`Failure::ending`] says. Call it last, with everything cleaned up.
@@ -261,19 +263,10 @@ pub fn print(text: &str) -> Result<(), Failure> {
     })
 }
 
-/// The same text with control characters escaped: what others wrote must not drive the terminal.
-pub fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for letter in text.chars() {
-        if letter.is_control() { shown.extend(letter.escape_default()) } else { shown.push(letter) }
-    }
-    shown
-}
-
 /// The prefix of a message: `a.txt:3:5: `, `argument 2, column 3: `, or nothing.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let input = self.input.as_deref().map(printable);
+        let input = self.input.as_deref().map(Escaped);
         match (input, self.line, self.column) {
             (None, None, None) => Ok(()),
             (Some(input), None, None) => write!(f, "{input}: "),
@@ -287,6 +280,7 @@ impl fmt::Display for Place {
     }
 }
 
+/// What [`Failure::json`] writes.
 #[derive(Serialize)]
 struct ErrorLine<'a> {
     kind: String,
