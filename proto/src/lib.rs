@@ -10,3 +10,4 @@ pub mod number;
 pub mod scoreboard;
 pub mod stats;
 pub mod text;
+pub mod wire;

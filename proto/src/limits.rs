@@ -33,6 +33,14 @@ pub const HEARTBEAT: Duration = Duration::from_millis(250);
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(5);
 /// Longest wait after `accept` found no free descriptor.
 pub const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// For room in a full backlog: as long as a worker may take to start.
+pub const CONNECT: Duration = START;
+/// First wait after `connect` met a full backlog; it doubles up to [`CONNECT_BACKOFF_MAX`].
+pub const CONNECT_BACKOFF: Duration = Duration::from_millis(1);
+/// Longest wait after `connect` met a full backlog.
+pub const CONNECT_BACKOFF_MAX: Duration = Duration::from_millis(100);
+/// For a client to take the reason why its connection is about to be closed.
+pub const NOTICE: Duration = Duration::from_secs(1);
 
 /// From the end of a connection to the report of the worker's exit: a dying process closes its sockets before
 /// its exit can be waited for.
@@ -47,6 +55,10 @@ pub const BACKLOG: i32 = 128;
 pub const HANDSHAKE: usize = 64 * 1024;
 /// Descriptors in one control message, each way.
 pub const DESCRIPTORS_PER_MESSAGE: usize = 16;
+/// One read of a connection, in bytes: some hundred small requests, or a 32nd of the largest.
+pub const READ: usize = 32 * 1024;
+/// The path in a socket address, in bytes (`sun_path` without its final zero).
+pub const SOCKET_PATH: usize = 107;
 /// A token of text, in bytes: the longest exact `f64` has 1,075 significant digits.
 pub const TOKEN: usize = 64 * 1024;
 /// A token in an error message, in bytes.

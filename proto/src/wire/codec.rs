@@ -1,0 +1,231 @@
+//! Frames into tarpc's messages and back, in `MessagePack`.
+//!
+//! Structs are written as maps, which any program can read and later versions can extend; maps and arrays (the
+//! form of stock tarpc's `MessagePack` transport) are both read. One bad message never costs a connection: what
+//! can be answered is answered.
+
+use std::io::{self, ErrorKind, Write};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use serde::Serialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use tarpc::{ServerError, context, trace};
+use tokio::sync::Semaphore;
+use tokio_serde::{Deserializer, Serializer};
+
+use super::gate::{Gated, Permit};
+use super::message::{ClientMessage, Context, NOTICE_ID, Request, Response, WireError};
+
+/// What a frame from a client turned into.
+pub(super) enum Incoming<Req> {
+    Request(tarpc::Request<Gated<Req>>),
+    /// A request for which there is no permit; not decoded, because numbers take more room than their encoding.
+    Held(Held),
+    Cancel {
+        trace_context: trace::Context,
+        request_id: u64,
+    },
+}
+
+/// A request that waits for a permit.
+pub(super) struct Held {
+    pub(super) id: u64,
+    /// When the client gives up on it.
+    pub(super) deadline: Instant,
+    arrived: Instant,
+    frame: Bytes,
+}
+
+impl Held {
+    /// What it takes of the limit, in bytes.
+    pub(super) fn size(&self) -> usize {
+        self.frame.len() + size_of::<Self>()
+    }
+}
+
+/// The server's half: requests in, replies out.
+#[derive(Debug, Clone)]
+pub(super) struct ServerCodec {
+    limit: usize,
+    permits: Arc<Semaphore>,
+    template: context::Context,
+}
+
+impl ServerCodec {
+    pub(super) fn new(limit: usize, permits: Arc<Semaphore>) -> Self {
+        ServerCodec { limit, permits, template: context::current() }
+    }
+
+    /// Decodes a request that was held, now that there is a permit for it.
+    pub(super) fn admit<Req: DeserializeOwned>(
+        &self,
+        held: &Held,
+        permit: Permit,
+    ) -> io::Result<Incoming<Req>> {
+        Ok(self.incoming(decode(&held.frame)?, held.arrived, permit))
+    }
+
+    fn incoming<Req>(&self, message: Decoded<Req>, arrived: Instant, permit: Permit) -> Incoming<Req> {
+        match message {
+            ClientMessage::Request(Request { context, id, message }) => {
+                let context = context.into_tarpc(arrived, self.template);
+                Incoming::Request(tarpc::Request { context, id, message: Gated::new(message, permit) })
+            }
+            ClientMessage::Cancel { trace_context, request_id } => {
+                Incoming::Cancel { trace_context, request_id }
+            }
+        }
+    }
+}
+
+/// A message, where a request whose payload is no `Req` has the reason in its place.
+type Decoded<Req> = ClientMessage<Result<Req, ServerError>>;
+
+fn decode<Req: DeserializeOwned>(frame: &[u8]) -> io::Result<Decoded<Req>> {
+    let reason = match rmp_serde::from_slice(frame) {
+        Ok(ClientMessage::Request(Request { context, id, message })) => {
+            return Ok(ClientMessage::Request(Request { context, id, message: Ok(message) }));
+        }
+        Ok(ClientMessage::Cancel { trace_context, request_id }) => {
+            return Ok(ClientMessage::Cancel { trace_context, request_id });
+        }
+        Err(reason) => reason,
+    };
+    match rmp_serde::from_slice(frame) {
+        Ok(ClientMessage::Request(Request { context, id, message: IgnoredAny })) => {
+            let error =
+                ServerError::new(ErrorKind::InvalidData, format!("the request cannot be decoded: {reason}"));
+            Ok(ClientMessage::Request(Request { context, id, message: Err(error) }))
+        }
+        _ => Err(invalid(format!("a frame is no message of this protocol: {reason}"))),
+    }
+}
+
+impl<Req: DeserializeOwned> Deserializer<Incoming<Req>> for ServerCodec {
+    type Error = io::Error;
+
+    fn deserialize(self: Pin<&mut Self>, frame: &BytesMut) -> io::Result<Incoming<Req>> {
+        let arrived = Instant::now();
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            return Ok(self.incoming(decode(frame)?, arrived, Permit::new(permit)));
+        }
+        Ok(match decode::<IgnoredAny>(frame)? {
+            ClientMessage::Request(Request { context, id, .. }) => {
+                let deadline = context.into_tarpc(arrived, self.template).deadline;
+                Incoming::Held(Held { id, deadline, arrived, frame: Bytes::copy_from_slice(frame) })
+            }
+            ClientMessage::Cancel { trace_context, request_id } => {
+                Incoming::Cancel { trace_context, request_id }
+            }
+        })
+    }
+}
+
+impl<Resp: Serialize> Serializer<tarpc::Response<Resp>> for ServerCodec {
+    type Error = io::Error;
+
+    /// A reply that cannot be sent becomes the error that says so: its caller waits for one.
+    fn serialize(self: Pin<&mut Self>, reply: &tarpc::Response<Resp>) -> io::Result<Bytes> {
+        let tarpc::Response { request_id, ref message } = *reply;
+        let message = message.as_ref().map_err(WireError::from);
+        encode(&Response { request_id, message }, self.limit)
+            .or_else(|reason| {
+                let error = ServerError::new(ErrorKind::InvalidData, format!("the reply {reason}"));
+                encode(&Response::<()> { request_id, message: Err(WireError::from(&error)) }, self.limit)
+            })
+            .map_err(|reason| invalid(format!("the reply {reason}")))
+    }
+}
+
+/// The client's half: requests out, replies in.
+#[derive(Debug, Clone)]
+pub(super) struct ClientCodec {
+    pub(super) limit: usize,
+}
+
+impl<Req: Serialize> Serializer<tarpc::ClientMessage<Req>> for ClientCodec {
+    type Error = io::Error;
+
+    fn serialize(self: Pin<&mut Self>, message: &tarpc::ClientMessage<Req>) -> io::Result<Bytes> {
+        let message = match message {
+            tarpc::ClientMessage::Request(tarpc::Request { context, id, message }) => {
+                ClientMessage::Request(Request {
+                    context: Context::of(context, Instant::now()),
+                    id: *id,
+                    message,
+                })
+            }
+            tarpc::ClientMessage::Cancel { trace_context, request_id } => {
+                ClientMessage::Cancel { trace_context: *trace_context, request_id: *request_id }
+            }
+            _ => return Err(ErrorKind::Unsupported.into()),
+        };
+        encode(&message, self.limit).map_err(|reason| {
+            io::Error::new(ErrorKind::InvalidInput, format!("never sent: the request {reason}"))
+        })
+    }
+}
+
+impl<Resp: DeserializeOwned> Deserializer<tarpc::Response<Resp>> for ClientCodec {
+    type Error = io::Error;
+
+    fn deserialize(self: Pin<&mut Self>, frame: &BytesMut) -> io::Result<tarpc::Response<Resp>> {
+        let (request_id, message) = match rmp_serde::from_slice::<Response<Resp>>(frame) {
+            Ok(Response { request_id, message }) => (request_id, message.map_err(ServerError::from)),
+            Err(reason) => {
+                let detail = format!("the reply cannot be decoded: {reason}");
+                let Ok(Response::<IgnoredAny> { request_id, .. }) = rmp_serde::from_slice(frame) else {
+                    return Err(invalid(detail));
+                };
+                (request_id, Err(ServerError::new(ErrorKind::InvalidData, detail)))
+            }
+        };
+        match message {
+            Err(error) if request_id == NOTICE_ID => Err(io::Error::new(
+                ErrorKind::ConnectionAborted,
+                format!("the server closed the connection: {}", error.detail),
+            )),
+            message => Ok(tarpc::Response { request_id, message }),
+        }
+    }
+}
+
+fn invalid(reason: String) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, reason)
+}
+
+/// At most `limit` bytes of `MessagePack`, or why not.
+fn encode(message: &impl Serialize, limit: usize) -> Result<Bytes, String> {
+    let mut frame = Capped { bytes: Vec::with_capacity(128), limit, over: false };
+    let mut serializer = rmp_serde::Serializer::new(&mut frame).with_struct_map();
+    match message.serialize(&mut serializer) {
+        Ok(()) => Ok(frame.bytes.into()),
+        Err(_) if frame.over => Err(format!("is over the limit of a frame, {limit} bytes")),
+        Err(error) => Err(format!("cannot be encoded: {error}")),
+    }
+}
+
+/// Stops an encoding as soon as it is over the limit.
+struct Capped {
+    bytes: Vec<u8>,
+    limit: usize,
+    over: bool,
+}
+
+impl Write for Capped {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + bytes.len() > self.limit {
+            self.over = true;
+            return Err(ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

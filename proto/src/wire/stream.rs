@@ -1,0 +1,263 @@
+//! A Unix stream that carries descriptors beside its bytes (`SCM_RIGHTS`).
+//!
+//! Every read is a `recvmsg`: a plain `read` would lose the descriptors that came with its bytes. Writes without
+//! a descriptor are plain `send`s, so that a sandbox may deny `sendmsg` to a side that never sends one.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use rustix::io::retry_on_intr;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, send, sendmsg,
+};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::UnixStream;
+
+use crate::limits::{DESCRIPTORS_PER_MESSAGE, READ};
+
+const ROOM: usize = rustix::cmsg_space!(ScmRights(DESCRIPTORS_PER_MESSAGE));
+
+/// A Unix stream whose descriptors are collected on the way in and sent along on the way out.
+#[derive(Debug)]
+pub struct FdStream {
+    socket: UnixStream,
+    /// What was received and not yet read; `READ` bytes long once there was a read.
+    buffer: Vec<u8>,
+    unread: std::ops::Range<usize>,
+    ended: bool,
+    written: u64,
+    attachments: Attachments,
+    outgoing: Outgoing,
+}
+
+impl FdStream {
+    /// Wraps a socket on which at most `attachments` received descriptors may be alive at once.
+    pub fn new(socket: UnixStream, attachments: usize) -> Self {
+        FdStream {
+            socket,
+            buffer: Vec::new(),
+            unread: 0..0,
+            ended: false,
+            written: 0,
+            attachments: Attachments::new(attachments),
+            outgoing: Outgoing::default(),
+        }
+    }
+
+    /// Waits for the first byte, which tells the protocol, and leaves it to be read; `None`: the peer sent nothing.
+    pub async fn first_byte(&mut self) -> io::Result<Option<u8>> {
+        std::future::poll_fn(|cx| self.poll_fill(cx)).await?;
+        Ok(self.buffer[self.unread.clone()].first().copied())
+    }
+
+    /// The descriptors received so far.
+    pub fn attachments(&self) -> &Attachments {
+        &self.attachments
+    }
+
+    /// The queue of descriptors to send.
+    pub fn outgoing(&self) -> &Outgoing {
+        &self.outgoing
+    }
+
+    /// Whether the peer's end of stream was read.
+    pub(crate) fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Bytes written so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Ready once there are unread bytes or the stream has ended.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.unread.is_empty() && !self.ended {
+            ready!(self.socket.poll_read_ready(cx))?;
+            self.buffer.resize(READ, 0);
+            let FdStream { socket, buffer, attachments, .. } = self;
+            match socket.try_io(Interest::READABLE, || receive(socket.as_fd(), buffer, attachments)) {
+                Ok(0) => self.ended = true,
+                Ok(count) => self.unread = 0..count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], attachments: &Attachments) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); ROOM];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message = retry_on_intr(|| {
+        recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC)
+    })?;
+    let mut received = Vec::new();
+    for part in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = part {
+            received.extend(rights);
+        }
+    }
+    // Some descriptors did not arrive, so the numbers of all later ones would be wrong.
+    if message.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("at most {DESCRIPTORS_PER_MESSAGE} descriptors fit in one message; some were lost"),
+        ));
+    }
+    attachments.add(received)?;
+    Ok(message.bytes)
+}
+
+impl AsyncRead for FdStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.poll_fill(cx))?;
+        let count = buf.remaining().min(self.unread.len());
+        let start = self.unread.start;
+        buf.put_slice(&self.buffer[start..start + count]);
+        self.unread.start += count;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for FdStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        loop {
+            ready!(self.socket.poll_write_ready(cx))?;
+            let FdStream { socket, outgoing, .. } = &*self;
+            match socket.try_io(Interest::WRITABLE, || outgoing.send_with(socket.as_fd(), bytes)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(count) => {
+                    self.written += count as u64;
+                    return Poll::Ready(Ok(count));
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+impl AsFd for FdStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The descriptors received on one connection: numbered 0, 1, 2… in order of arrival, never reused.
+#[derive(Debug, Clone)]
+pub struct Attachments(Arc<Mutex<Table>>);
+
+#[derive(Debug)]
+struct Table {
+    limit: usize,
+    next: u32,
+    alive: BTreeMap<u32, Arc<OwnedFd>>,
+}
+
+impl Attachments {
+    fn new(limit: usize) -> Self {
+        Attachments(Arc::new(Mutex::new(Table { limit, next: 0, alive: BTreeMap::new() })))
+    }
+
+    /// The descriptor of this number, if it came and was not released.
+    pub fn get(&self, number: u32) -> Option<Arc<OwnedFd>> {
+        lock(&self.0).alive.get(&number).cloned()
+    }
+
+    /// Forgets the descriptor of this number, which makes room for another; false if there is none. It is closed
+    /// when its last user is done.
+    pub fn release(&self, number: u32) -> bool {
+        lock(&self.0).alive.remove(&number).is_some()
+    }
+
+    /// How many descriptors came and were not released.
+    pub fn alive(&self) -> usize {
+        lock(&self.0).alive.len()
+    }
+
+    fn add(&self, received: Vec<OwnedFd>) -> io::Result<()> {
+        if received.is_empty() {
+            return Ok(());
+        }
+        let mut table = lock(&self.0);
+        let Table { limit, next, alive } = &mut *table;
+        for descriptor in received {
+            if alive.len() >= *limit || *next == u32::MAX {
+                return Err(io::Error::new(
+                    io::ErrorKind::QuotaExceeded,
+                    format!("at most {limit} attachments may be alive on a connection; release one first"),
+                ));
+            }
+            alive.insert(*next, Arc::new(descriptor));
+            *next += 1;
+        }
+        Ok(())
+    }
+}
+
+/// The descriptors that wait for the next byte written to a connection.
+#[derive(Debug, Clone, Default)]
+pub struct Outgoing(Arc<Mutex<Queue>>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    next: u32,
+    waiting: VecDeque<Arc<OwnedFd>>,
+}
+
+impl Outgoing {
+    /// Queues a descriptor, to go with the next byte written; returns the number that it has on the other side.
+    pub fn push(&self, descriptor: Arc<OwnedFd>) -> u32 {
+        let mut queue = lock(&self.0);
+        queue.waiting.push_back(descriptor);
+        queue.next += 1;
+        queue.next - 1
+    }
+
+    /// One write: of all bytes with the waiting descriptors, or of one byte with as many as fit in a message.
+    fn send_with(&self, socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+        let mut queue = lock(&self.0);
+        if queue.waiting.is_empty() {
+            return Ok(retry_on_intr(|| send(socket, bytes, SendFlags::NOSIGNAL))?);
+        }
+        let batch: Vec<_> =
+            queue.waiting.iter().take(DESCRIPTORS_PER_MESSAGE).map(|descriptor| descriptor.as_fd()).collect();
+        let bytes = if batch.len() < queue.waiting.len() { &bytes[..1] } else { bytes };
+        let mut space = [MaybeUninit::uninit(); ROOM];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&batch));
+        let count =
+            retry_on_intr(|| sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL))?;
+        // They went with the first byte, even if not all bytes did; on an error none went.
+        let sent = batch.len();
+        queue.waiting.drain(..sent);
+        Ok(count)
+    }
+}
+
+/// A panic elsewhere leaves these tables whole: each change is one step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
