@@ -82,7 +82,7 @@ impl Answer {
         if let Answer::Mode(mode) = self
             && mode.total > mode.values.len() as u64
         {
-            notes.push(format!("{} more modes are not listed", mode.total - mode.values.len() as u64));
+            notes.push(format!("modes not listed: {}", mode.total - mode.values.len() as u64));
         }
         notes
     }
@@ -148,4 +148,111 @@ struct ModeMember {
     values: Vec<Number>,
     frequency: u64,
     total: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mean(value: impl Into<Number>) -> Mean {
+        Mean { value: value.into(), count: 8, missing: 0, warnings: Vec::new() }
+    }
+
+    fn median(value: impl Into<Number>, low: impl Into<Number>, high: impl Into<Number>) -> Median {
+        let (value, low, high) = (value.into(), low.into(), high.into());
+        Median { value, low, high, count: 8, missing: 0, warnings: Vec::new() }
+    }
+
+    fn mode(values: impl IntoIterator<Item = i64>, frequency: u64, total: u64) -> Mode {
+        let values = values.into_iter().map(Number::Int).collect();
+        Mode { values, frequency, total, count: 8, missing: 0, warnings: Vec::new() }
+    }
+
+    fn sample() -> Answer {
+        Answer::All(mean(4.25), median(3.5, 3, 4), mode([1, 5], 2, 2))
+    }
+
+    #[test]
+    fn the_sample_reads_as_in_the_manual() {
+        assert_eq!(sample().text(), "mean    4.25\nmedian  3.5\nmode    1, 5 (2 of 8 each)\n");
+        assert_eq!(
+            sample().json().unwrap(),
+            concat!(
+                r#"{"count":8,"missing":0,"mean":4.25,"median":{"value":3.5,"low":3,"high":4},"#,
+                r#""mode":{"values":[1,5],"frequency":2,"total":2}}"#,
+                "\n"
+            )
+        );
+    }
+
+    #[test]
+    fn a_mode_says_how_often_it_occurs_or_why_there_is_none() {
+        assert_eq!(described(&mode([7], 3, 1)), "7 (3 of 8)");
+        assert_eq!(described(&mode([], 1, 0)), "none (every value occurs once)");
+        assert_eq!(described(&mode([], 2, 0)), "none (every value occurs twice)");
+        assert_eq!(described(&mode([], 4, 0)), "none (every value occurs 4 times)");
+    }
+
+    #[test]
+    fn text_lists_ten_modes_and_counts_the_rest() {
+        assert_eq!(described(&mode(1..=10, 2, 10)), "1, 2, 3, 4, 5, 6, 7, 8, 9, 10 (2 of 8 each)");
+        assert_eq!(
+            described(&mode(1..=1000, 2, 1000)),
+            "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, … 990 more (--json) (2 of 8 each)"
+        );
+        assert!(described(&mode(1..=1000, 2, 5000)).contains("… 4990 more"));
+    }
+
+    #[test]
+    fn only_prints_bare_values() {
+        assert_eq!(Answer::Mean(mean(2.0)).text(), "2\n");
+        assert_eq!(Answer::Median(median(1e300, 1e300, 1e300)).text(), "1e300\n");
+        assert_eq!(Answer::Mode(mode([1, 5], 2, 2)).text(), "1\n5\n");
+        assert_eq!(Answer::Mode(mode([], 1, 0)).text(), "");
+    }
+
+    #[test]
+    fn only_in_json_leaves_the_other_members_out() {
+        let json = |answer: Answer| answer.json().unwrap();
+        assert_eq!(json(Answer::Mean(mean(2.0))), "{\"count\":8,\"missing\":0,\"mean\":2.0}\n");
+        assert_eq!(
+            json(Answer::Median(median(3, 3, 3))),
+            "{\"count\":8,\"missing\":0,\"median\":{\"value\":3,\"low\":3,\"high\":3}}\n"
+        );
+        assert_eq!(
+            json(Answer::Mode(mode([], 1, 0))),
+            "{\"count\":8,\"missing\":0,\"mode\":{\"values\":[],\"frequency\":1,\"total\":0}}\n"
+        );
+    }
+
+    #[test]
+    fn floats_are_marked_in_json_and_plain_in_text() {
+        for (value, text, json) in [
+            (2.0, "2", "2.0"),
+            (-0.0, "0", "0.0"),
+            (0.1, "0.1", "0.1"),
+            (1e300, "1e300", "1e+300"),
+            (-5e-324, "-5e-324", "-5e-324"),
+            (123_456.5, "123456.5", "123456.5"),
+            (f64::INFINITY, "inf", "\"inf\""),
+            (f64::NEG_INFINITY, "-inf", "\"-inf\""),
+            (f64::NAN, "nan", "\"nan\""),
+        ] {
+            let answer = Answer::Mean(mean(value));
+            assert_eq!(answer.text().trim_end(), text);
+            let line = answer.json().unwrap();
+            assert_eq!(line.trim_end(), format!("{{\"count\":8,\"missing\":0,\"mean\":{json}}}"));
+            serde_json::from_str::<serde_json::Value>(&line).expect("every answer is valid JSON");
+        }
+    }
+
+    #[test]
+    fn notes_tell_of_warnings_skipped_values_and_modes_that_are_not_listed() {
+        assert!(sample().notes().is_empty());
+        let one = Mean { missing: 1, warnings: vec!["taken as floats".into()], ..mean(1) };
+        assert_eq!(Answer::Mean(one).notes(), ["taken as floats", "1 missing value skipped"]);
+        let two = Mean { missing: 2, ..mean(1) };
+        assert_eq!(Answer::Mean(two).notes(), ["2 missing values skipped"]);
+        assert_eq!(Answer::Mode(mode(1..=1000, 1, 1001)).notes(), ["modes not listed: 1"]);
+    }
 }

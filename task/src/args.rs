@@ -392,3 +392,6 @@ enum Sub {
 pub fn commands() -> Vec<String> {
     grammar().get_subcommands().map(|sub| sub.get_name().to_owned()).collect()
 }
+
+#[cfg(test)]
+mod tests;

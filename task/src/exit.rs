@@ -212,15 +212,11 @@ impl Failure {
     /// For programs: one line, `{"error":{"kind":"not_a_number","message":"…","input":"a.txt","line":3,"column":5}}`.
     pub fn json(&self) -> String {
         let Place { input, line, column } = self.place();
-        let error = ErrorLine {
-            kind: self.kind(),
-            message: self.to_string(),
-            input,
-            line,
-            column,
-            stderr: self.last_words(),
-        };
-        safe_json(&serde_json::json!({ "error": error }).to_string()).into_owned()
+        let stderr = self.last_words();
+        let error = ErrorLine { kind: self.kind(), message: self.to_string(), input, line, column, stderr };
+        // Strings and integers alone: this cannot fail.
+        let line = serde_json::to_string(&Document { error }).unwrap_or_else(|error| error.to_string());
+        safe_json(&line).into_owned()
     }
 
     /// Says what happened on standard error and ends as [`Failure::ending`] says. Call it last, with everything cleaned up.
@@ -282,6 +278,11 @@ impl fmt::Display for Place {
 
 /// What [`Failure::json`] writes.
 #[derive(Serialize)]
+struct Document<'a> {
+    error: ErrorLine<'a>,
+}
+
+#[derive(Serialize)]
 struct ErrorLine<'a> {
     kind: String,
     message: String,
@@ -293,4 +294,109 @@ struct ErrorLine<'a> {
     column: Option<u64>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     stderr: &'a [String],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn not_a_number() -> Failure {
+        let fault = Fault::new(FaultKind::NotANumber, "\"abc\" is not a number").in_source(1).at(3, 5);
+        Failure::from_fault(fault, &["arguments".into(), "a.txt".into()])
+    }
+
+    fn died() -> Failure {
+        Failure::CannotStart {
+            program: "bin/task-rpc".into(),
+            reason: "it exited with status 3".into(),
+            stderr: vec!["no \u{1b}[31mluck".into(), "bye".into()],
+        }
+    }
+
+    #[test]
+    fn a_fault_names_its_input_line_and_column() {
+        assert_eq!(not_a_number().text(), "task: a.txt:3:5: \"abc\" is not a number");
+        assert_eq!(
+            not_a_number().json(),
+            r#"{"error":{"kind":"not_a_number","message":"\"abc\" is not a number","input":"a.txt","line":3,"column":5}}"#
+        );
+    }
+
+    #[test]
+    fn a_source_that_the_query_does_not_have_has_no_name() {
+        let fault = Fault::new(FaultKind::EmptyInput, "no numbers").in_source(7);
+        assert_eq!(Failure::from_fault(fault, &[]).text(), "task: no numbers");
+    }
+
+    #[test]
+    fn a_worker_that_does_not_start_has_its_last_words_shown_and_they_steer_no_terminal() {
+        assert_eq!(
+            died().text(),
+            "task: cannot start bin/task-rpc: it exited with status 3\n  | no \\u{1b}[31mluck\n  | bye"
+        );
+        assert_eq!(
+            died().json(),
+            r#"{"error":{"kind":"cannot_start","message":"cannot start bin/task-rpc: it exited with status 3","stderr":["no \u001b[31mluck","bye"]}}"#
+        );
+    }
+
+    #[test]
+    fn a_json_failure_is_one_line_whatever_the_file_is_called() {
+        let failure = Failure::Input {
+            kind: InputKind::NotFound,
+            message: "no such file".into(),
+            place: Place::of("a\nb\u{9b}"),
+        };
+        assert_eq!(
+            failure.json(),
+            r#"{"error":{"kind":"not_found","message":"no such file","input":"a\nb\u009b"}}"#
+        );
+        assert_eq!(failure.text(), "task: a\\nb\\u{9b}: no such file");
+    }
+
+    #[test]
+    fn places_read_well_with_and_without_each_part() {
+        let shown = |input: Option<&str>, line, column| {
+            Place { input: input.map(Into::into), line, column }.to_string()
+        };
+        assert_eq!(shown(None, None, None), "");
+        assert_eq!(shown(None, None, Some(5)), "column 5: ");
+        assert_eq!(shown(None, Some(2), Some(5)), "line 2, column 5: ");
+        assert_eq!(shown(Some("argument 2"), None, None), "argument 2: ");
+        assert_eq!(shown(Some("argument 2"), None, Some(3)), "argument 2, column 3: ");
+        assert_eq!(shown(Some("a.txt"), Some(3), None), "a.txt:3: ");
+    }
+
+    #[test]
+    fn each_failure_has_its_ending_and_kind() {
+        let cause = || "SIGKILL".to_owned();
+        let io = || io::Error::from(io::ErrorKind::StorageFull);
+        let endings = [
+            (Failure::Usage("what?".into()), Ending::Code(2), "usage"),
+            (not_a_number(), Ending::Code(1), "not_a_number"),
+            (Failure::Deadline { limit: Duration::from_millis(500) }, Ending::Code(124), "deadline"),
+            (died(), Ending::Code(1), "cannot_start"),
+            (Failure::InputConsumed { bytes: 7, cause: cause() }, Ending::Code(1), "input_consumed"),
+            (
+                Failure::Crashed { cause: cause(), generation: 2, stderr: Vec::new() },
+                Ending::Code(1),
+                "crashed",
+            ),
+            (Failure::RuntimeDir("not ours".into()), Ending::Code(1), "runtime_dir"),
+            (Failure::Output(io()), Ending::Code(1), "output"),
+            (Failure::ClosedOutput, Ending::Signal(Signal::Pipe), "closed_output"),
+            (Failure::Signal(Signal::Interrupt), Ending::Signal(Signal::Interrupt), "signal"),
+            (Failure::Internal("no threads".into()), Ending::Code(1), "internal"),
+        ];
+        for (failure, ending, kind) in endings {
+            assert_eq!((failure.ending(), failure.kind().as_str()), (ending, kind), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_deadline_says_how_long_it_was_and_a_usage_error_where_to_read_on() {
+        let deadline = Failure::Deadline { limit: Duration::from_millis(1500) };
+        assert_eq!(deadline.text(), "task: no answer within 1.5s (--timeout)");
+        assert_eq!(Failure::Usage("what?".into()).text(), "task: what?; see task --help");
+    }
 }

@@ -113,4 +113,37 @@ mod tests {
         assert_eq!(ignored(&status("0000000000000006")).unwrap(), bit(SIGINT) | bit(SIGQUIT));
         assert!(ignored("Name:\ttask\n").is_err());
     }
+
+    fn raise(signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::getpid(), signal).unwrap();
+    }
+
+    /// Run by the test below in a process that ignores HUP: were HUP delivered, it would come first.
+    #[test]
+    #[ignore = "needs a process that ignores HUP"]
+    fn hang_up_is_not_heard() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut signals = Signals::register().unwrap();
+            raise(rustix::process::Signal::HUP);
+            raise(rustix::process::Signal::TERM);
+            assert_eq!(signals.next().await, Signal::Terminate);
+        });
+        println!("heard TERM alone");
+    }
+
+    #[test]
+    fn what_nohup_ignores_stays_ignored_and_the_rest_become_events() {
+        let run = |shell: &str| {
+            let output = std::process::Command::new("sh")
+                .args(["-c", shell, "sh"])
+                .arg(std::env::current_exe().unwrap())
+                .args(["--exact", "signals::tests::hang_up_is_not_heard", "--ignored", "--nocapture"])
+                .output()
+                .unwrap();
+            String::from_utf8_lossy(&output.stdout).contains("heard TERM alone")
+        };
+        assert!(run("trap '' HUP; exec \"$@\""));
+        assert!(!run("exec \"$@\""), "without nohup, HUP is heard");
+    }
 }

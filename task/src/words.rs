@@ -113,3 +113,73 @@ pub fn unknown(index: usize, word: &OsStr, bad: &BadToken) -> Failure {
 fn quoted(token: &[u8]) -> String {
     format!("\"{}\"", token[..token.len().min(TOKEN_SHOWN)].escape_ascii())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use task_proto::number::Number;
+
+    fn said(word: &str) -> (String, String) {
+        let bad = fields(word.as_bytes()).expect_err(word);
+        let failure = unknown(1, OsStr::new(word), &bad);
+        (failure.kind(), failure.text())
+    }
+
+    #[test]
+    fn words_split_at_white_space_and_commas() {
+        let starts = |text: &str| -> Vec<usize> {
+            fields(text.as_bytes()).unwrap().into_iter().map(|field| field.start).collect()
+        };
+        assert_eq!(starts("1,2,3"), [0, 2, 4]);
+        assert_eq!(starts(" 1 2\t3\r\n"), [1, 3, 5]);
+        assert_eq!(starts("1 , 2"), [0, 4]);
+        assert_eq!(starts("  "), [0; 0]);
+        let empty = fields(b"1,,2").unwrap()[1];
+        assert_eq!((empty.token, empty.start, empty.end), (Token::Missing, 2, 2));
+        let huge = fields(b"9223372036854775808 -7").unwrap();
+        assert_eq!(huge[0].token, Token::HugeInt(2f64.powi(63)));
+        assert_eq!(huge[1].token, Token::Number(Number::Int(-7)));
+    }
+
+    #[test]
+    fn a_word_that_is_no_number_gets_the_answer_its_writer_needs() {
+        for (word, kind, text) in [
+            ("1,abc", "not_a_number", "task: argument 2, column 3: \"abc\" is not a number"),
+            ("abc 1", "not_a_number", "task: argument 2, column 1: \"abc\" is not a number"),
+            ("12x", "not_a_number", "task: argument 2: \"12x\" is not a number"),
+            ("1.2.3", "not_a_number", "task: argument 2: \"1.2.3\" is not a number"),
+            ("-5x", "not_a_number", "task: argument 2: \"-5x\" is not a number"),
+            ("0x1F", "not_a_number", "task: argument 2: \"0x1F\" is not a number"),
+            ("1e999", "out_of_range", "task: argument 2: \"1e999\" is beyond the range of a 64-bit float"),
+            ("sales.txt", "not_found", "task: sales.txt: no such file"),
+            ("2024.csv", "not_found", "task: 2024.csv: no such file"),
+            (
+                "lgos",
+                "usage",
+                "task: \"lgos\" is no number, file or command; the nearest command is \"logs\"; see task --help",
+            ),
+            (
+                "completion",
+                "usage",
+                "task: \"completion\" is no number, file or command; the nearest command is \"completions\"; see task --help",
+            ),
+            (
+                "logs",
+                "usage",
+                "task: \"logs\" is a command only as the first word; ./logs is a file; see task --help",
+            ),
+            ("serve", "usage", "task: \"serve\" is no number, file or command; see task --help"),
+            ("x", "usage", "task: \"x\" is no number, file or command; see task --help"),
+        ] {
+            assert_eq!(said(word), (kind.to_owned(), text.to_owned()), "{word}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_shown_cut_and_escaped() {
+        let mut word = b"\x1b[2J\xff".to_vec();
+        word.resize(1000, b'y');
+        let shown = fields(&word).unwrap_err().token;
+        assert_eq!(shown, format!("\"\\x1b[2J\\xff{}\"", "y".repeat(TOKEN_SHOWN - 5)));
+    }
+}

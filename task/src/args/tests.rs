@@ -1,0 +1,148 @@
+use super::*;
+
+fn command(line: &[&str]) -> Result<Command, Rejected> {
+    parse(std::iter::once("task").chain(line.iter().copied()).map(OsString::from))
+}
+
+fn config(line: &[&str]) -> Config {
+    match command(line) {
+        Ok(Command::OneShot(config)) => *config,
+        other => panic!("{line:?} is no one-shot run: {other:?}"),
+    }
+}
+
+fn rejected(line: &[&str]) -> String {
+    match command(line) {
+        Err(Rejected { failure: Failure::Usage(message), .. }) => message,
+        other => panic!("{line:?} is no usage error: {other:?}"),
+    }
+}
+
+#[test]
+fn negative_numbers_are_inputs_and_not_flags() {
+    for line in [
+        &["-5", "3"][..],
+        &["3", "-5"],
+        &["-inf"],
+        &["-Infinity", "-nan"],
+        &["-1,-2"],
+        &["-.5", "-1e-3", "-5."],
+        &["-1 -2"],
+        &["-inf,-1"],
+        // Not numbers, but no flags either: the error is to name the token.
+        &["-5x", "-.e"],
+        &["-"],
+        &["--", "--json", "-q"],
+    ] {
+        let words: Vec<_> = line.iter().copied().filter(|word| *word != "--").collect();
+        assert_eq!(config(line).words, words, "{line:?}");
+    }
+}
+
+#[test]
+fn flags_are_flags_wherever_they_stand() {
+    let Config { words, only, json, missing, .. } =
+        config(&["-5", "--json", "a.txt", "--only", "mode", "--missing", "skip", "-"]);
+    assert_eq!(words, ["-5", "a.txt", "-"]);
+    assert_eq!((only, json, missing), (Some(Only::Mode), true, Missing::Skip));
+}
+
+#[test]
+fn a_plain_command_line_has_plain_defaults() {
+    let config = config(&["1"]);
+    assert_eq!((config.only, config.json, config.missing), (None, false, Missing::Error));
+    assert_eq!((config.verbosity, config.color), (Verbosity::Normal, Color::Auto));
+    assert_eq!((config.timeout, config.memory, config.runtime_dir), (None, None, None));
+    assert_eq!(config.rpc_bin, std::env::current_exe().unwrap().with_file_name("task-rpc"));
+}
+
+#[test]
+fn verbosity_goes_up_by_v_and_down_by_q() {
+    for (line, verbosity) in [
+        (&["-q"][..], Verbosity::Quiet),
+        (&["--quiet"], Verbosity::Quiet),
+        (&["-v"], Verbosity::Verbose),
+        (&["-vv"], Verbosity::Debug),
+        (&["-v", "1", "-v", "--verbose"], Verbosity::Debug),
+    ] {
+        assert_eq!(config(line).verbosity, verbosity, "{line:?}");
+    }
+    assert_eq!(rejected(&["-qv"]), "--quiet and --verbose contradict each other");
+}
+
+#[test]
+fn durations_have_units_or_are_seconds() {
+    for (text, millis) in
+        [("500ms", 500), ("2s", 2000), ("2", 2000), ("0.5", 500), ("1.5m", 90_000), ("1h", 3_600_000)]
+    {
+        assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+    }
+    for text in ["", "0", "0ms", "-1", "1e3", "5 parsecs", "s", "nan", "inf", "1e-400"] {
+        assert!(duration(text).is_err(), "{text}");
+    }
+    assert_eq!(duration("99999999999999999999h"), Ok(NO_DEADLINE));
+}
+
+#[test]
+fn sizes_are_bytes_or_powers_of_1024() {
+    for (text, bytes) in [
+        ("1000000", 1_000_000),
+        ("512M", 512 << 20),
+        ("4G", 4 << 30),
+        ("4GiB", 4 << 30),
+        ("1.5k", 1536),
+        ("1tb", 1 << 40),
+        ("7B", 7),
+    ] {
+        assert_eq!(size(text), Ok(bytes), "{text}");
+    }
+    for text in ["", "0", "0.5", "-1G", "4X", "G"] {
+        assert!(size(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn usage_errors_are_one_line_that_names_the_nearest_flag() {
+    assert_eq!(
+        rejected(&["--jsn"]),
+        "unexpected argument '--jsn' found; a similar argument exists: '--json'"
+    );
+    assert_eq!(
+        rejected(&["--timeout", "0", "1"]),
+        "invalid value '0' for '--timeout <DURATION>': it must be longer than nothing"
+    );
+    for line in [&["--only", "range"][..], &["--only"], &["-x"], &["completions", "tcl"], &["logs", "--json"]]
+    {
+        assert!(!rejected(line).contains('\n'), "{line:?}");
+    }
+}
+
+#[test]
+fn a_usage_error_is_json_when_the_line_asks_for_it() {
+    let json = |line| command(line).is_err_and(|rejected| rejected.json);
+    assert!(json(&["--json", "--bogus"]));
+    assert!(json(&["--bogus", "1", "--json"]));
+    assert!(!json(&["--bogus", "--", "--json"]));
+    assert!(!json(&["--bogus"]));
+}
+
+#[test]
+fn commands_are_commands_as_the_first_word_only() {
+    assert!(matches!(command(&["logs", "--color", "never"]), Ok(Command::Logs(_, Color::Never))));
+    assert!(matches!(command(&["completions", "bash"]), Ok(Command::Completions(_))));
+    assert!(matches!(command(&["man"]), Ok(Command::Man)));
+    assert_eq!(config(&["1", "logs"]).words, ["1", "logs"]);
+    assert_eq!(config(&["./logs"]).words, ["./logs"]);
+}
+
+#[test]
+fn help_and_version_are_pages_to_print() {
+    for line in [&["--help"][..], &["-h"], &["--version"], &["-V"], &["help"], &["logs", "--help"]] {
+        assert!(matches!(command(line), Ok(Command::Help(page)) if page.contains("task")), "{line:?}");
+    }
+}
+
+#[test]
+fn the_grammar_holds_together() {
+    grammar().debug_assert();
+}
