@@ -1,0 +1,161 @@
+//! Memory for numbers: the engine counts its own bytes against one budget for the whole process, and answers
+//! with a fault where the kernel would answer with a kill.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use task_proto::fault::{Fault, FaultKind};
+
+/// The memory that all sequences of a process share. Clones are the same budget.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    shared: Arc<Account>,
+}
+
+#[derive(Debug)]
+struct Account {
+    limit: u64,
+    used: AtomicU64,
+}
+
+/// Bytes taken from a [`Budget`], given back on drop.
+#[derive(Debug)]
+pub struct Lease {
+    shared: Arc<Account>,
+    bytes: u64,
+}
+
+impl Budget {
+    /// This many bytes; by default half of the smaller of RAM and the cgroup's limit. It reads `/proc` and
+    /// `/sys/fs/cgroup` then, so make it before a sandbox closes.
+    pub fn new(limit: Option<u64>) -> Self {
+        let limit = limit.unwrap_or_else(|| ram().min(cgroup_limit(Path::new("/"))) / 2);
+        Budget { shared: Arc::new(Account { limit, used: AtomicU64::new(0) }) }
+    }
+
+    /// For what another limit already bounds.
+    pub fn unlimited() -> Self {
+        Budget::new(Some(u64::MAX))
+    }
+
+    /// The limit, in bytes.
+    pub fn limit(&self) -> u64 {
+        self.shared.limit
+    }
+
+    /// Bytes in use.
+    pub fn used(&self) -> u64 {
+        self.shared.used.load(Relaxed)
+    }
+
+    /// An account that holds nothing yet.
+    pub fn lease(&self) -> Lease {
+        Lease { shared: Arc::clone(&self.shared), bytes: 0 }
+    }
+}
+
+impl Lease {
+    /// Takes this many bytes more, before they are allocated.
+    ///
+    /// # Errors
+    /// `TooLarge`, naming `--memory`, when the budget has less left.
+    pub fn grow(&mut self, bytes: u64) -> Result<(), Fault> {
+        let Account { limit, used } = &*self.shared;
+        used.try_update(Relaxed, Relaxed, |used| used.checked_add(bytes).filter(|used| used <= limit)).map_err(
+            |_| {
+                let message = format!(
+                    "the numbers need more than the {limit} bytes of memory that all calls together may use; raise --memory, or give fewer numbers"
+                );
+                Fault::new(FaultKind::TooLarge, message)
+            },
+        )?;
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.shared.used.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+fn ram() -> u64 {
+    let info = rustix::system::sysinfo();
+    // `totalram` is a `c_ulong`, which is no `u64` on every target.
+    #[expect(clippy::useless_conversion, reason = "32-bit targets have a narrower c_ulong")]
+    u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit))
+}
+
+/// The smallest limit on the way from this process's cgroup to the root, of version 2 and of version 1. What
+/// cannot be read limits nothing. Within a container the path may be the host's: the root is then what is left.
+fn cgroup_limit(root: &Path) -> u64 {
+    let membership = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+    let limits = membership.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?.trim_start_matches('/'));
+        let (hierarchy, file) = match controllers {
+            "" => ("sys/fs/cgroup", "memory.max"),
+            _ if controllers.split(',').any(|name| name == "memory") => {
+                ("sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            }
+            _ => return None,
+        };
+        let hierarchy = root.join(hierarchy);
+        Path::new(path)
+            .ancestors()
+            .filter_map(|group| fs::read_to_string(hierarchy.join(group).join(file)).ok())
+            .filter_map(|limit| limit.trim().parse().ok())
+            .min()
+    });
+    limits.min().unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_come_back_when_a_lease_ends_and_not_before() {
+        let budget = Budget::new(Some(100));
+        let mut lease = budget.lease();
+        lease.grow(60).unwrap();
+        let mut other = budget.lease();
+        let fault = other.grow(41).unwrap_err();
+        assert_eq!(fault.kind, FaultKind::TooLarge);
+        assert!(fault.message.contains("--memory") && fault.message.contains("100 bytes"), "{fault}");
+        other.grow(40).unwrap();
+        drop(lease);
+        assert_eq!(budget.used(), 40);
+        other.grow(60).unwrap();
+    }
+
+    #[test]
+    fn the_smallest_limit_of_a_cgroup_and_its_parents_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        assert_eq!(cgroup_limit(root.path()), u64::MAX, "nothing to read");
+        write("proc/self/cgroup", "0::/user/shell\n");
+        write("sys/fs/cgroup/user/shell/memory.max", "max\n");
+        assert_eq!(cgroup_limit(root.path()), u64::MAX);
+        write("sys/fs/cgroup/user/memory.max", "5000\n");
+        assert_eq!(cgroup_limit(root.path()), 5000, "a parent's");
+        write("sys/fs/cgroup/memory.max", "4000\n");
+        assert_eq!(cgroup_limit(root.path()), 4000, "a container's own root");
+        write("proc/self/cgroup", "5:cpu,memory:/job\n4:pids:/job\n");
+        write("sys/fs/cgroup/memory/job/memory.limit_in_bytes", "3000\n");
+        assert_eq!(cgroup_limit(root.path()), 3000, "version 1");
+    }
+
+    #[test]
+    fn the_default_is_at_most_half_of_the_machine() {
+        let limit = Budget::new(None).limit();
+        assert!(limit > 0 && limit <= ram() / 2);
+    }
+}

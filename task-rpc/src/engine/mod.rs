@@ -1,0 +1,108 @@
+//! The statistics engine: plain, exact, in blocks.
+//!
+//! A query's sources become one [`Sequence`], read once however many calls ask for it ([`Ingests`]); from it come
+//! the [`mean`] by exact summation, and the [`Order`] — median and mode — by sorted runs and a merge. Long
+//! work happens on threads, looks at its cancellation between blocks, and is joined rather than repeated.
+
+mod budget;
+mod ingest;
+mod mean;
+mod order;
+mod pool;
+mod reader;
+mod sequence;
+mod shared;
+
+use std::sync::Arc;
+
+use task_proto::fault::Fault;
+use task_proto::limits::IN_PLACE;
+use task_proto::number::Number;
+
+pub use budget::{Budget, Lease};
+pub use ingest::Ingests;
+pub use mean::mean;
+pub use order::{Modes, Order, order};
+use pool::Pool;
+use reader::Readers;
+pub use sequence::{Collector, Sequence};
+use shared::Shared;
+
+/// What all connections of a process share: the memory for numbers and the threads. Clones are the same engine.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    budget: Budget,
+    pool: Arc<Pool>,
+    readers: Readers,
+}
+
+impl Engine {
+    /// An engine that holds at most this much. No thread starts before it is needed.
+    pub fn new(budget: Budget) -> Self {
+        Engine { budget, pool: Arc::new(Pool::new()), readers: Readers::default() }
+    }
+}
+
+/// One sequence, and what has been computed from it.
+#[derive(Debug)]
+pub struct Data {
+    sequence: Sequence,
+    engine: Engine,
+    mean: Shared<f64>,
+    order: Shared<Order>,
+}
+
+impl Data {
+    fn new(sequence: Sequence, engine: Engine) -> Self {
+        Data { sequence, engine, mean: Shared::default(), order: Shared::default() }
+    }
+
+    /// The numbers.
+    pub fn sequence(&self) -> &Sequence {
+        &self.sequence
+    }
+
+    /// The mean; see [`mean`]. Dropping the future ends the work within a block, if no other call waits for it.
+    pub async fn mean(self: &Arc<Self>) -> Result<Number, Fault> {
+        if self.in_place() {
+            return mean(&self.sequence, &|| Ok(())).map(Number::Float);
+        }
+        let work = |data: &Data, checkpoint: Checkpoint<'_>| mean(&data.sequence, checkpoint);
+        self.on_a_thread(&self.mean, work).await.map(|mean| Number::Float(*mean))
+    }
+
+    /// Median and mode; see [`order`]. Dropping the future ends the work within a block, if no other call waits
+    /// for it.
+    pub async fn order(self: &Arc<Self>) -> Result<Arc<Order>, Fault> {
+        if self.in_place() {
+            return order(&self.sequence, &Budget::unlimited(), &|| Ok(())).map(Arc::new);
+        }
+        let work =
+            |data: &Data, checkpoint: Checkpoint<'_>| order(&data.sequence, &data.engine.budget, checkpoint);
+        self.on_a_thread(&self.order, work).await
+    }
+
+    fn in_place(&self) -> bool {
+        self.sequence.count() <= IN_PLACE as u64
+    }
+
+    async fn on_a_thread<T: Send + Sync + 'static>(
+        self: &Arc<Self>,
+        result: &Shared<T>,
+        work: fn(&Data, Checkpoint<'_>) -> Result<T, Fault>,
+    ) -> Result<Arc<T>, Fault> {
+        let data = Arc::clone(self);
+        let start = |job: shared::Work<T>| {
+            self.engine.pool.run(move || {
+                let outcome = job.checkpoint().and_then(|()| work(&data, &|| job.checkpoint()));
+                // Before the answer: whoever gets it may expect the memory back.
+                drop(data);
+                job.finish(outcome);
+            });
+        };
+        result.get(None, start).await
+    }
+}
+
+/// Called between blocks: an error means that nobody waits for the result any more.
+pub type Checkpoint<'a> = &'a dyn Fn() -> Result<(), Fault>;

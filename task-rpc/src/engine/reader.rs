@@ -1,0 +1,170 @@
+//! Reading a descriptor that others share: block by block, on a thread of its own, until its end, its idle limit
+//! or the cancellation of those who wait.
+//!
+//! No flag of the descriptor is changed and no offset moved: `O_NONBLOCK` and the offset belong to the open file,
+//! which is the shell's as much as ours. So a regular file is read by `pread`, and for all else `poll` says, beside
+//! the eventfd of the cancellation, when a read will not wait.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::FileType;
+use rustix::io::Errno;
+use task_proto::fault::{Fault, FaultKind};
+use task_proto::limits::{INPUT_BLOCK, READERS, TICK};
+
+use super::shared::Work;
+
+/// The reading threads of a process: counted, so that there is an end to them. Each belongs to the calls that
+/// wait for its input, and ends when they do.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Readers {
+    running: Arc<AtomicUsize>,
+}
+
+struct Running(Arc<AtomicUsize>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Readers {
+    /// Runs the work on a thread of its own.
+    pub(super) fn run<T: Send + Sync + 'static>(
+        &self,
+        job: Work<T>,
+        read: impl FnOnce(&Work<T>) -> Result<T, Fault> + Send + 'static,
+    ) {
+        let running = Running(Arc::clone(&self.running));
+        if self.running.fetch_add(1, Relaxed) >= READERS {
+            let message =
+                format!("{READERS} inputs are being read already, which is the limit; ask again later");
+            return job.finish(Err(Fault::new(FaultKind::TooLarge, message)));
+        }
+        let thread = thread::Builder::new().name("read".to_owned()).spawn(move || {
+            let outcome = read(&job);
+            drop(running);
+            job.finish(outcome);
+        });
+        if let Err(error) = thread {
+            // The job went with the closure, which tells its waiters.
+            tracing::error!(%error, "cannot start a thread to read input");
+        }
+    }
+}
+
+/// How an input is read.
+pub(super) enum Kind {
+    /// A regular file, from this offset: it can be read again.
+    File(u64),
+    /// Anything else: what is read is gone.
+    Stream,
+}
+
+/// What the descriptor is.
+///
+/// # Errors
+/// `Unreadable`.
+pub(super) fn kind(input: &OwnedFd) -> Result<Kind, Fault> {
+    let stat = rustix::fs::fstat(input).map_err(unreadable)?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => rustix::fs::tell(input).map(Kind::File).map_err(unreadable),
+        FileType::Directory => Err(Fault::new(FaultKind::Unreadable, "the input is a directory")),
+        _ => Ok(Kind::Stream),
+    }
+}
+
+/// Reads a regular file from the offset to its end, and hands over its blocks.
+///
+/// # Errors
+/// `Unreadable`, `Cancelled`, or what `take` answers.
+pub(super) fn read_file<T>(
+    input: &OwnedFd,
+    mut offset: u64,
+    job: &Work<T>,
+    mut take: impl FnMut(&[u8]) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let mut buffer = vec![0; INPUT_BLOCK];
+    loop {
+        job.checkpoint()?;
+        match rustix::io::pread(input, &mut buffer, offset) {
+            Ok(0) => return Ok(()),
+            Ok(length) => {
+                offset += length as u64;
+                take(&buffer[..length])?;
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(unreadable(error)),
+        }
+    }
+}
+
+/// Reads anything else to its end, and hands over its blocks. `claim` is called before the first byte is taken,
+/// and may refuse.
+///
+/// # Errors
+/// `Unreadable`, `InputIdle`, `Cancelled`, or what `claim` or `take` answers.
+pub(super) fn read_stream<T>(
+    input: &OwnedFd,
+    idle: Option<Duration>,
+    job: &Work<T>,
+    claim: impl FnOnce() -> Result<(), Fault>,
+    mut take: impl FnMut(&[u8]) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    let mut buffer = vec![0; INPUT_BLOCK];
+    let mut claim = Some(claim);
+    loop {
+        wait(input.as_fd(), idle, job)?;
+        if let Some(claim) = claim.take() {
+            claim()?;
+            job.begin_consuming();
+        }
+        match rustix::io::read(input, &mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(length) => {
+                job.consumed(length);
+                take(&buffer[..length])?;
+            }
+            // Somebody else who has the same pipe was faster.
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(error) => return Err(unreadable(error)),
+        }
+    }
+}
+
+/// Waits until a read has something to say: bytes, the end, or an error.
+fn wait<T>(input: BorrowedFd<'_>, idle: Option<Duration>, job: &Work<T>) -> Result<(), Fault> {
+    let began = Instant::now();
+    loop {
+        job.checkpoint()?;
+        let left = idle.map_or(TICK, |idle| idle.saturating_sub(began.elapsed()).min(TICK));
+        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        let mut waiting = vec![PollFd::from_borrowed_fd(input, PollFlags::IN)];
+        waiting.extend(job.wake().map(|wake| PollFd::from_borrowed_fd(wake, PollFlags::IN)));
+        match poll(&mut waiting, Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(unreadable(error)),
+        }
+        job.checkpoint()?;
+        if !waiting[0].revents().is_empty() {
+            return Ok(());
+        }
+        if let Some(idle) = idle
+            && began.elapsed() >= idle
+        {
+            let message = format!("no byte of input came for {idle:?}, which is the limit");
+            return Err(Fault::new(FaultKind::InputIdle, message));
+        }
+    }
+}
+
+fn unreadable(error: Errno) -> Fault {
+    let error = std::io::Error::from(error);
+    Fault::new(FaultKind::Unreadable, format!("the input cannot be read: {error}"))
+}

@@ -1,0 +1,192 @@
+//! A computation that is begun by the first call that wants its result, joined by others, cancelled when the last
+//! of them leaves, and kept for later ones.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use task_proto::fault::{Fault, FaultKind};
+use task_proto::scoreboard::Progress;
+use tokio::sync::watch;
+
+type Outcome<T> = Result<Arc<T>, Fault>;
+
+/// The place of a result.
+#[derive(Debug)]
+pub(super) struct Shared<T> {
+    job: Mutex<Option<Arc<Job<T>>>>,
+}
+
+impl<T> Default for Shared<T> {
+    fn default() -> Self {
+        Shared { job: Mutex::new(None) }
+    }
+}
+
+#[derive(Debug)]
+struct Job<T> {
+    outcome: watch::Sender<Option<Outcome<T>>>,
+    members: Mutex<Members>,
+    cancelled: AtomicBool,
+    /// An eventfd, written when the job is cancelled.
+    wake: Option<OwnedFd>,
+}
+
+/// The calls that wait for a job.
+#[derive(Debug, Default)]
+struct Members {
+    calls: Vec<(u64, Progress)>,
+    entered: u64,
+    consuming: bool,
+    consumed: u64,
+}
+
+/// The thread's end of a job. Dropped without [`finish`](Work::finish), as a panic does, it answers `Internal`.
+#[derive(Debug)]
+pub(super) struct Work<T> {
+    job: Arc<Job<T>>,
+}
+
+impl<T> Shared<T> {
+    /// Waits for the result, after starting its computation if nobody has. A fault is kept only if input that
+    /// cannot be read again went into it: else the next call tries anew.
+    ///
+    /// `wake` is an eventfd that the computation waits on beside its input. Dropping the future leaves the job.
+    pub(super) async fn get(&self, wake: Option<OwnedFd>, start: impl FnOnce(Work<T>)) -> Outcome<T> {
+        let member = self.enter(wake, start);
+        let mut outcome = member.job.outcome.subscribe();
+        let outcome = outcome.wait_for(Option::is_some).await;
+        outcome.ok().and_then(|outcome| outcome.clone()).unwrap_or_else(|| Err(died()))
+    }
+
+    fn enter(&self, wake: Option<OwnedFd>, start: impl FnOnce(Work<T>)) -> Member<T> {
+        let mut place = lock(&self.job);
+        if let Some(member) = place.as_ref().and_then(Job::enter) {
+            return member;
+        }
+        let job = Arc::new(Job {
+            outcome: watch::Sender::new(None),
+            members: Mutex::default(),
+            cancelled: AtomicBool::new(false),
+            wake,
+        });
+        *place = Some(Arc::clone(&job));
+        let member = Member::new(&job, &mut lock(&job.members));
+        start(Work { job });
+        member
+    }
+
+    /// Whether a call waits for the result.
+    pub(super) fn is_wanted(&self) -> bool {
+        lock(&self.job).as_ref().is_some_and(|job| !lock(&job.members).calls.is_empty())
+    }
+}
+
+impl<T> Job<T> {
+    /// One call more, unless the job was given up or its fault is not worth keeping.
+    fn enter(self: &Arc<Self>) -> Option<Member<T>> {
+        let mut members = lock(&self.members);
+        let usable = match &*self.outcome.borrow() {
+            None => !self.cancelled.load(Relaxed),
+            Some(Ok(_)) => true,
+            Some(Err(fault)) => members.consuming && fault.kind != FaultKind::Cancelled,
+        };
+        usable.then(|| Member::new(self, &mut members))
+    }
+}
+
+/// A call that waits for a job; the last one to leave an unfinished job cancels it.
+struct Member<T> {
+    job: Arc<Job<T>>,
+    id: u64,
+}
+
+impl<T> Member<T> {
+    fn new(job: &Arc<Job<T>>, members: &mut Members) -> Self {
+        let progress = Progress::current();
+        if members.consuming {
+            progress.begin_consuming();
+            progress.consumed(members.consumed);
+        }
+        members.entered += 1;
+        members.calls.push((members.entered, progress));
+        Member { job: Arc::clone(job), id: members.entered }
+    }
+}
+
+impl<T> Drop for Member<T> {
+    fn drop(&mut self) {
+        let mut members = lock(&self.job.members);
+        members.calls.retain(|(id, _)| *id != self.id);
+        if members.calls.is_empty() && self.job.outcome.borrow().is_none() {
+            self.job.cancelled.store(true, Relaxed);
+            if let Some(wake) = &self.job.wake {
+                // It fails only when the counter is full, and then it has been written before.
+                let _ = rustix::io::write(wake, &1_u64.to_ne_bytes());
+            }
+        }
+    }
+}
+
+impl<T> Work<T> {
+    /// Ticks the calls that wait.
+    ///
+    /// # Errors
+    /// `Cancelled`, when none is left.
+    pub(super) fn checkpoint(&self) -> Result<(), Fault> {
+        if self.job.cancelled.load(Relaxed) {
+            return Err(Fault::new(FaultKind::Cancelled, "the call was cancelled"));
+        }
+        lock(&self.job.members).calls.iter().for_each(|(_, progress)| progress.tick());
+        Ok(())
+    }
+
+    /// Readable as soon as the job is cancelled.
+    pub(super) fn wake(&self) -> Option<BorrowedFd<'_>> {
+        self.job.wake.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Says that input is about to be read that cannot be read again.
+    pub(super) fn begin_consuming(&self) {
+        let mut members = lock(&self.job.members);
+        members.consuming = true;
+        members.calls.iter().for_each(|(_, progress)| progress.begin_consuming());
+    }
+
+    /// Says that this many bytes more of such input have been read.
+    pub(super) fn consumed(&self, bytes: usize) {
+        let mut members = lock(&self.job.members);
+        members.consumed += bytes as u64;
+        members.calls.iter().for_each(|(_, progress)| progress.consumed(members.consumed));
+    }
+
+    /// Hands the outcome to all that wait, and keeps it.
+    pub(super) fn finish(self, outcome: Result<T, Fault>) {
+        self.answer(outcome.map(Arc::new));
+    }
+
+    fn answer(&self, outcome: Outcome<T>) {
+        self.job.outcome.send_if_modified(|place| {
+            let first = place.is_none();
+            if first {
+                *place = Some(outcome);
+            }
+            first
+        });
+    }
+}
+
+impl<T> Drop for Work<T> {
+    fn drop(&mut self) {
+        self.answer(Err(died()));
+    }
+}
+
+fn died() -> Fault {
+    Fault::new(FaultKind::Internal, "the computation ended without a result; the service's log says why")
+}
+
+/// A panic elsewhere leaves nothing half-done under these locks.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
