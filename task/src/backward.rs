@@ -74,3 +74,46 @@ impl Backward {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn lines(content: &[u8]) -> Vec<Line> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(content).unwrap();
+        let mut backward = Backward::new(file, content.len() as u64);
+        std::iter::from_fn(|| backward.previous().unwrap()).collect()
+    }
+
+    fn whole(line: &str) -> Line {
+        Line::Whole(line.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn lines_come_from_the_last_to_the_first() {
+        assert_eq!(lines(b"one\ntwo\n\nthree\n"), [whole("three"), whole("two"), whole("one")]);
+        assert_eq!(lines(b"one\ntwo"), [whole("two"), whole("one")]);
+        assert_eq!(lines(b"\n\n"), []);
+        assert_eq!(lines(b""), []);
+    }
+
+    #[test]
+    fn lines_that_lie_across_blocks_are_whole() {
+        // Lengths that put the borders of blocks everywhere within a line.
+        let forward: Vec<String> = (0..3000).map(|n| format!("{n}{}", "x".repeat(n % 131))).collect();
+        let read = lines((forward.join("\n") + "\n").as_bytes());
+        assert_eq!(read, forward.iter().rev().map(|line| whole(line)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_line_longer_than_any_record_costs_no_memory_and_hides_no_other() {
+        let long = "x".repeat(LOG_RECORD * 3);
+        assert_eq!(lines(format!("{long}\none\n").as_bytes()), [whole("one"), Line::TooLong]);
+        assert_eq!(
+            lines(format!("one\n{long}\ntwo\n").as_bytes()),
+            [whole("two"), Line::TooLong, whole("one")]
+        );
+    }
+}

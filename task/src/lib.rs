@@ -9,3 +9,6 @@ pub mod run_dir;
 pub mod screen;
 pub mod socket;
 pub mod store;
+
+#[cfg(test)]
+mod unprivileged;

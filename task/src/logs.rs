@@ -129,3 +129,108 @@ impl FromStr for Lines {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(clap::Parser)]
+    struct Logs {
+        #[command(flatten)]
+        logs: LogsArgs,
+    }
+
+    const LINES: [&str; 4] = [
+        r#"{"time":"2026-11-21T09:14:02.101314Z","run":"9f3c0000","pid":1,"seq":1,"source":"task","level":"INFO","message":"spawned","fields":{"pid":2}}"#,
+        r#"{"time":"2026-11-21T09:14:02.2Z","run":"9f3c0000","pid":2,"seq":2,"source":"task-rpc","stream":"stderr","level":"WARN","message":"a\\\\b\\xff\u001b[2J","escaped":true}"#,
+        r#"{"time":"2026-11-21T09:14:03Z","run":"77aa0000","pid":3,"seq":1,"source":"task-rpc","level":"DEBUG","message":"answered","trace_id":"ab12","new":[1]}"#,
+        r#"{"time":"2026-11-21T09:14:04Z","run":"77aa0000","pid":3,"seq":2,"source":"task","level":"ERROR","message":"exited"}"#,
+    ];
+
+    /// What `task logs WORDS` writes to standard output and to standard error.
+    fn logs(words: &[&str], terminal: bool) -> (String, String) {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::at(home.path());
+        store.append(RUNS, (LINES.join("\n") + "\nno record\n").as_bytes()).unwrap();
+        let args = Logs::try_parse_from([&["logs"], words].concat()).unwrap().logs;
+        let (mut out, mut notes) = (Vec::new(), Vec::new());
+        show(&args, &store, Style::new(false, true), terminal, &mut out, &mut notes).unwrap();
+        (String::from_utf8_lossy(&out).into_owned(), String::from_utf8(notes).unwrap())
+    }
+
+    fn shown(words: &[&str]) -> Vec<usize> {
+        let (out, _) = logs(&[words, &["-o", "json"]].concat(), false);
+        out.lines().map(|line| LINES.iter().position(|&known| known == line).unwrap()).collect()
+    }
+
+    #[test]
+    fn records_are_chosen_by_number_level_source_run_and_call() {
+        assert_eq!(shown(&[]), [0, 1, 2, 3]);
+        assert_eq!(shown(&["-n", "2"]), [2, 3]);
+        assert_eq!(shown(&["-n", "0"]), []);
+        assert_eq!(shown(&["-n", "all"]), [0, 1, 2, 3]);
+        assert_eq!(shown(&["--level", "warn"]), [1, 3]);
+        assert_eq!(shown(&["--source", "task-rpc"]), [1, 2]);
+        assert_eq!(shown(&["--run", "9f3c"]), [0, 1]);
+        assert_eq!(shown(&["--trace", "ab12"]), [2]);
+        assert_eq!(shown(&["--run", "77aa", "--level", "INFO", "-n", "1"]), [3]);
+    }
+
+    #[test]
+    fn what_was_skipped_and_what_was_not_found_is_said() {
+        assert_eq!(logs(&["-n", "all"], false).1, "skipped 1 lines of the log that are no records\n");
+        let (out, notes) = logs(&["--run", "none"], false);
+        assert!(out.is_empty() && notes.contains("no matching records in /"), "{notes}");
+    }
+
+    #[test]
+    fn text_has_the_date_and_nothing_that_steers_a_terminal() {
+        let (out, _) = logs(&["--run", "9f3c"], true);
+        let lines: Vec<_> = out.lines().collect();
+        assert!(lines[0].starts_with("2026-11-2") && lines[0].ends_with("INFO task      spawned pid=2"), "{out}");
+        assert!(lines[1].ends_with(r"WARN task-rpc  a\\b\xff\u{1b}[2J"), "{out}");
+    }
+
+    #[test]
+    fn raw_gives_the_bytes_as_they_were_written_but_not_to_a_terminal() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::at(home.path());
+        store.append(RUNS, LINES[1].as_bytes()).unwrap();
+        let args = Logs::try_parse_from(["logs", "-o", "raw"]).unwrap().logs;
+        let raw = |terminal| {
+            let mut out = Vec::new();
+            show(&args, &store, Style::new(false, true), terminal, &mut out, &mut io::sink()).unwrap();
+            out
+        };
+        assert_eq!(raw(false), b"a\\b\xff\x1b[2J\n");
+        assert_eq!(raw(true), br"a\\b\xff\u{1b}[2J".iter().chain(b"\n").copied().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_told_from_a_full_disk() {
+        struct Gone(io::ErrorKind);
+        impl Write for Gone {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(self.0.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::at(home.path());
+        store.append(RUNS, LINES[0].as_bytes()).unwrap();
+        let args = Logs::try_parse_from(["logs"]).unwrap().logs;
+        let end = |kind| show(&args, &store, Style::new(false, true), false, &mut Gone(kind), &mut io::sink());
+        assert!(matches!(end(io::ErrorKind::BrokenPipe), Err(Failure::ClosedOutput)));
+        assert!(matches!(end(io::ErrorKind::StorageFull), Err(Failure::Output(_))));
+    }
+
+    #[test]
+    fn words_that_are_no_number_or_level_are_refused() {
+        for words in [["-n", "x"], ["-n", "-1"], ["--level", "loud"], ["-o", "xml"]] {
+            assert!(Logs::try_parse_from([&["logs"], &words[..]].concat()).is_err(), "{words:?}");
+        }
+    }
+}
