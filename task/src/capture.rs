@@ -341,7 +341,7 @@ mod tests {
 
     #[test]
     fn a_line_of_exactly_the_limit_is_whole_and_garbage_is_cut_at_the_limit() {
-        let (_, records) = stderr(&[&[b'x'; LOG_LINE][..], b"\n", &[0x80; LOG_LINE + 1], b"\n"].concat());
+        let (_, records) = stderr(&[&[b'x'; LOG_LINE][..], b"\n", &vec![0x80; LOG_LINE + 1], b"\n"].concat());
         assert_eq!(records.iter().map(|r| r.partial).collect::<Vec<_>>(), [false, true, false]);
         assert_eq!(records[1].message_bytes().len(), LOG_LINE);
     }
