@@ -49,6 +49,10 @@ pub const DEATH_NOTICE: Duration = Duration::from_secs(1);
 /// Reports, orders and signals of one supervisor that may wait: a worker sends at most two reports, and is sent
 /// each signal once.
 pub const SUPERVISOR_QUEUE: usize = 8;
+/// Post-mortems that a supervisor keeps for callers that have yet to ask.
+pub const DEATHS_KEPT: usize = 8;
+/// How often a call is sent again: the end of a worker that closes every connection without a reason.
+pub const RESENDS: u32 = 100;
 /// Connections that may wait to be accepted while a worker is replaced.
 pub const BACKLOG: i32 = 128;
 /// A handshake datagram, in bytes.

@@ -1,12 +1,17 @@
 //! The listening socket of a service. The host binds it and keeps it, so that clients wait in its backlog while one
 //! worker follows another.
 
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, Mode, fchmod, statat, unlinkat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use task_proto::limits::BACKLOG;
+use task_proto::wire;
+use tokio::net::UnixStream;
 
 /// A listening Unix socket with its file, which only its owner may connect to. Dropped, the file is removed.
 #[derive(Debug)]
@@ -14,13 +19,15 @@ pub struct Socket {
     listener: OwnedFd,
     dir: OwnedFd,
     name: String,
+    /// Where it is, to show: it may be too long to connect to.
+    path: PathBuf,
     /// Device and inode of the file; `None` once it is removed.
-    file: Option<(u64, u64)>,
+    file: Mutex<Option<(u64, u64)>>,
 }
 
 impl Socket {
-    /// Makes the socket `name` in the directory `dir`. The directory's own path may be of any length.
-    pub fn bind(dir: BorrowedFd<'_>, name: &str) -> Result<Self, Errno> {
+    /// Makes the socket `name` in the directory `dir`, which is at `path`; that may be of any length.
+    pub fn bind(dir: BorrowedFd<'_>, path: &Path, name: &str) -> Result<Self, Errno> {
         let dir = rustix::io::fcntl_dupfd_cloexec(dir, 0)?;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let listener = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -29,8 +36,8 @@ impl Socket {
         // The address has room for 107 bytes.
         bind(&listener, &SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))?)?;
         let stat = statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        let file = Some((stat.st_dev, stat.st_ino));
-        let socket = Socket { listener, dir, name: name.to_owned(), file };
+        let file = Mutex::new(Some((stat.st_dev, stat.st_ino)));
+        let socket = Socket { listener, dir, name: name.to_owned(), path: path.join(name), file };
         listen(&socket.listener, BACKLOG)?;
         Ok(socket)
     }
@@ -40,16 +47,27 @@ impl Socket {
         self.listener.as_fd()
     }
 
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Connects to it: waits while its backlog is full.
+    pub async fn connect(&self) -> io::Result<UnixStream> {
+        wire::connect_at(self.dir.as_fd(), &self.name).await
+    }
+
     /// Removes the file, so that no client finds the service any more; those in the backlog are still served. Says
     /// whether it was there: a file that is not ours any more stays.
-    pub fn unlink(&mut self) -> Result<bool, Errno> {
-        let Some(ours) = self.file else { return Ok(false) };
+    pub fn unlink(&self) -> Result<bool, Errno> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(ours) = *file else { return Ok(false) };
         let there = match statat(&self.dir, &self.name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Some((stat.st_dev, stat.st_ino)),
             Err(Errno::NOENT) => None,
             Err(error) => return Err(error),
         };
-        self.file = None;
+        *file = None;
         if there != Some(ours) {
             return Ok(false);
         }

@@ -1,0 +1,188 @@
+//! One worker, from spawn to the last byte of its pipes: handshake, signals, exit, reaping.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::process::{Child, ExitStatus};
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::io::{ioctl_fionbio, retry_on_intr};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, pidfd_send_signal, waitid,
+};
+use task_proto::handshake::{Answer, HandshakeError, Hello, Ready, receive_answer, send_hello};
+use task_proto::scoreboard::Board;
+use tokio::net::unix::pipe::Receiver;
+use tokio::sync::mpsc;
+
+use super::post_mortem::{ExitCause, PostMortem};
+use crate::capture::Capture;
+use crate::journal::Journal;
+use crate::socket::Socket;
+use crate::spawn::WorkerSpec;
+use crate::watched::Watched;
+
+/// What a generation tells the supervisor's loop.
+pub(super) enum Report {
+    /// It serves, and shows what it does on this board.
+    Ready(Ready, Arc<Board>),
+    /// It shares no protocol with us: what it speaks.
+    Refused([u32; 2]),
+    /// Its answer made no sense.
+    Malformed(HandshakeError),
+    /// There is no process, or none that could be watched.
+    SpawnFailed(io::Error),
+    /// It is gone: process group killed, process reaped, pipes emptied.
+    Exited(PostMortem),
+}
+
+/// What a generation works with.
+pub(super) struct Generation {
+    pub(super) spec: Arc<WorkerSpec>,
+    pub(super) hello: Hello,
+    pub(super) socket: Arc<Socket>,
+    pub(super) journal: Journal,
+    pub(super) reports: mpsc::Sender<Report>,
+    /// Signals to send to the worker.
+    pub(super) signals: mpsc::Receiver<Signal>,
+}
+
+impl Generation {
+    /// Runs it to its end. The last report is `SpawnFailed` or `Exited`.
+    pub(super) async fn run(mut self) {
+        let last = match self.live().await {
+            Ok(post_mortem) => Report::Exited(post_mortem),
+            Err(error) => Report::SpawnFailed(error),
+        };
+        self.report(last).await;
+    }
+
+    async fn live(&mut self) -> io::Result<PostMortem> {
+        let started = Instant::now();
+        let generation = self.hello.generation;
+        let (lifeline, stdin) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        ioctl_fionbio(&lifeline, true)?;
+        let lifeline = Watched::new(lifeline)?;
+        let board = Arc::new(Board::create()?);
+        let mut worker = Worker::watch(self.spec.spawn(stdin).await?)?;
+        let name = self.spec.name();
+        tracing::info!(pid = worker.pid(), generation, "spawned {name}");
+        let (stdout, stderr) = worker.pipes()?;
+        let capture = Capture::start(stdout, stderr, &name, worker.pid(), &self.journal);
+
+        // A worker that is gone already makes this fail; its exit, noticed below, says more.
+        let _ = send_hello(lifeline.as_fd(), &self.hello, self.socket.listener(), board.fd());
+        let mut answered = false;
+        loop {
+            tokio::select! {
+                biased;
+                answer = receive(&lifeline), if !answered => {
+                    answered = true;
+                    if matches!(answer, Ok(Answer::Ready(_))) {
+                        tracing::info!("ready in {:.1} ms", started.elapsed().as_secs_f64() * 1e3);
+                    }
+                    match answer {
+                        Ok(Answer::Ready(ready)) => self.report(Report::Ready(ready, Arc::clone(&board))).await,
+                        Ok(Answer::Refused { protocol }) => self.report(Report::Refused(protocol)).await,
+                        // It closed its end, which only an exit does: that says more.
+                        Err(HandshakeError::Closed | HandshakeError::Io(_)) => {}
+                        Err(error) => self.report(Report::Malformed(error)).await,
+                    }
+                }
+                Some(signal) = self.signals.recv() => worker.signal(signal),
+                exited = worker.pidfd.readable() => {
+                    let _ = exited?;
+                    break;
+                }
+            }
+        }
+        let pid = worker.pid();
+        let cause = ExitCause::from(worker.reap()?);
+        let captured = capture.finish().await;
+        if !captured.closed {
+            tracing::warn!(pid, "somebody whom {name} started still holds its output open");
+        }
+        Ok(PostMortem { generation, pid, cause, stderr_tail: captured.tail, scoreboard: board.read().ok() })
+    }
+
+    async fn report(&self, report: Report) {
+        // The loop outlives its generations; only a runtime that shuts down drops it earlier.
+        let _ = self.reports.send(report).await;
+    }
+}
+
+/// The worker's answer, once there is one.
+async fn receive(lifeline: &Watched) -> Result<Answer, HandshakeError> {
+    loop {
+        let mut ready = lifeline.readable().await.map_err(|_| HandshakeError::Closed)?;
+        match receive_answer(lifeline.as_fd()) {
+            Err(HandshakeError::Io(rustix::io::Errno::AGAIN)) => ready.clear_ready(),
+            answer => return answer,
+        }
+    }
+}
+
+/// A process that is killed with its group and reaped when this is dropped.
+struct Worker {
+    child: Child,
+    pidfd: Watched,
+    reaped: bool,
+}
+
+impl Worker {
+    fn watch(mut child: Child) -> io::Result<Self> {
+        let pidfd =
+            pidfd_open(pid_of(&child), PidfdFlags::empty()).map_err(io::Error::from).and_then(Watched::new);
+        match pidfd {
+            Ok(pidfd) => Ok(Worker { child, pidfd, reaped: false }),
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error)
+            }
+        }
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn pipes(&mut self) -> io::Result<(Receiver, Receiver)> {
+        let missing = || io::Error::other("the worker has no pipes");
+        let stdout = self.child.stdout.take().ok_or_else(missing)?;
+        let stderr = self.child.stderr.take().ok_or_else(missing)?;
+        Ok((Receiver::from_owned_fd(stdout.into())?, Receiver::from_owned_fd(stderr.into())?))
+    }
+
+    fn signal(&self, signal: Signal) {
+        // It fails only when the process is gone, and that is being noticed.
+        let _ = pidfd_send_signal(&self.pidfd, signal);
+    }
+
+    /// Waits for the exit without reaping, kills what is left of its process group while the group's id cannot
+    /// be anybody else's, then reaps.
+    fn reap(&mut self) -> io::Result<ExitStatus> {
+        self.reaped = true;
+        let pid = pid_of(&self.child);
+        let exited = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        retry_on_intr(|| waitid(WaitId::PidFd(self.pidfd.as_fd()), exited))?;
+        // No such process group: nobody was left.
+        let _ = kill_process_group(pid, Signal::KILL);
+        self.child.wait()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if !self.reaped {
+            self.signal(Signal::KILL);
+            let _ = self.reap();
+        }
+    }
+}
+
+fn pid_of(child: &Child) -> Pid {
+    Pid::from_child(child)
+}
