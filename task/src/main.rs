@@ -1,7 +1,6 @@
 //! `task`: mean, median and mode of numbers, computed by a worker that it starts, watches and removes.
 
 #![expect(unreachable_pub, reason = "a program has no outside: pub is what a module offers the others")]
-#![expect(dead_code, reason = "to go when the one-shot run uses all of it")]
 
 mod answer;
 mod args;

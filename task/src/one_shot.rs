@@ -1,11 +1,280 @@
-//! The life of a one-shot run.
+//! The life of a one-shot run: a worker started for one query (or for a prompt), asked, and removed with everything
+//! it left, whatever happens in between.
 
-use crate::args::Config;
-use crate::exit::Failure;
-use crate::inputs;
+use std::future::Future;
+use std::io;
 
-/// Gathers the inputs, starts a worker, asks it, prints the answer and removes the worker.
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tarpc::client::RpcError;
+use task_host::client::{self, CallError, Client};
+use task_host::journal::Journal;
+use task_host::record::Level;
+use task_host::run_dir::{Base, RunDir, SOCKET};
+use task_host::screen::Screen;
+use task_host::socket::Socket;
+use task_host::spawn::WorkerSpec;
+use task_host::store::{RUNS, Store};
+use task_host::supervisor::{Ended, Policy, Supervisor};
+use task_proto::fault::Fault;
+use task_proto::limits::{IDLE_STDIN_NOTE, Limits};
+use task_proto::stats::{StatsClient, StatsRequest, StatsResponse};
+use tokio::time::sleep;
+use tracing_subscriber::layer::SubscriberExt;
+
+use crate::answer::Answer;
+use crate::args::{Config, Only, Verbosity};
+use crate::exit::{self, Failure};
+use crate::inputs::{self, Input, READING_STDIN, SAMPLE_NOTE};
+use crate::prompt::Prompt;
+use crate::signals::{Signal, Signals};
+
+/// The service, asked through a connection that outlives its worker.
+type Stats = StatsClient<Client<StatsRequest, StatsResponse>>;
+
+/// Runs to the end: the answer printed, nothing left behind.
 pub fn run(config: &Config) -> Result<(), Failure> {
-    inputs::gather(&config.words, config.missing, rustix::stdio::stdin())?;
-    Err(Failure::Internal("the worker is not built yet".into()))
+    let input = inputs::gather(&config.words, config.missing, rustix::stdio::stdin())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unusual)?;
+    runtime.block_on(live(config, input))
+}
+
+async fn live(config: &Config, input: Input) -> Result<(), Failure> {
+    // Before anything is there to be cleaned: a signal in between would leave it.
+    let mut signals = Signals::register().map_err(unusual)?;
+    let base =
+        Base::open(config.runtime_dir.as_deref()).map_err(|error| Failure::RuntimeDir(error.to_string()))?;
+    base.sweep();
+    let run_dir = RunDir::create(base).map_err(|error| Failure::RuntimeDir(error.to_string()))?;
+    let journal = Journal::new(run_dir.run(), screen(config, &input));
+    // It is set once in a process, here.
+    let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(journal.layer()));
+    let ended = served(config, input, &run_dir, &journal, &mut signals).await;
+    if let Err(error) = run_dir.remove() {
+        tracing::warn!("{error}");
+    }
+    keep(&journal);
+    ended
+}
+
+/// Appends the run to the log. A log that cannot be written costs a warning, never the answer.
+fn keep(journal: &Journal) {
+    let kept = Store::locate().and_then(|store| store.append(RUNS, &journal.take()));
+    if let Err(error) = kept {
+        tracing::warn!("this run is not in the log: {error}");
+    }
+}
+
+async fn served(
+    config: &Config,
+    input: Input,
+    run_dir: &RunDir,
+    journal: &Journal,
+    signals: &mut Signals,
+) -> Result<(), Failure> {
+    let socket = Socket::bind(run_dir.fd(), &run_dir.path(), SOCKET).map_err(|error| {
+        Failure::RuntimeDir(format!("cannot listen in {}: {error}", run_dir.path().display()))
+    })?;
+    let supervisor = Supervisor::start(worker(config, &input), socket, Policy::default(), journal.clone());
+    let ended = tokio::select! {
+        biased;
+        signal = signals.next() => Err(Failure::Signal(signal)),
+        ended = answered(config, input, &supervisor) => ended,
+    };
+    stopped(&supervisor, signals, ended).await
+}
+
+/// Stops the worker. A signal that comes meanwhile is what ends this run; the second one ends the waiting too.
+async fn stopped(
+    supervisor: &Supervisor,
+    signals: &mut Signals,
+    mut ended: Result<(), Failure>,
+) -> Result<(), Failure> {
+    if matches!(ended, Err(Failure::Signal(Signal::Quit))) {
+        supervisor.stop_now();
+    }
+    let mut stop = std::pin::pin!(supervisor.stop());
+    loop {
+        tokio::select! {
+            _ = &mut stop => return ended,
+            signal = signals.next() => {
+                if matches!(ended, Err(Failure::Signal(_))) || signal == Signal::Quit {
+                    supervisor.stop_now();
+                }
+                ended = ended.and(Err(Failure::Signal(signal)));
+            }
+        }
+    }
+}
+
+async fn answered(config: &Config, input: Input, supervisor: &Supervisor) -> Result<(), Failure> {
+    match input {
+        Input::Prompt => prompted(config, supervisor).await,
+        Input::Given(inputs) => {
+            if inputs.sample && config.verbosity != Verbosity::Quiet {
+                supervisor.ready().await.map_err(|ended| ended_failure(&ended))?;
+                eprintln!("{SAMPLE_NOTE}");
+            }
+            let note = idle_note(config, supervisor, inputs.reads_stdin);
+            let stats = Client::new(supervisor, inputs.attachments, |_| true).into();
+            let answer = tokio::select! {
+                answer = ask(config, &stats, &inputs.query, &inputs.names) => answer?,
+                never = note => match never {},
+            };
+            tell(config, &answer)
+        }
+    }
+}
+
+/// An answer for each line, until Ctrl-D. A line that is at fault is reported, and the prompt returns.
+async fn prompted(config: &Config, supervisor: &Supervisor) -> Result<(), Failure> {
+    supervisor.ready().await.map_err(|ended| ended_failure(&ended))?;
+    let mut prompt = Prompt::start().map_err(unusual)?;
+    while let Some(line) = prompt.next_line().await {
+        match reply(config, supervisor, line).await {
+            Err(failure @ (Failure::Fault { .. } | Failure::Input { .. } | Failure::Deadline { .. })) => {
+                eprintln!("{}", if config.json { failure.json() } else { failure.text() });
+            }
+            ended => ended?,
+        }
+    }
+    Ok(())
+}
+
+async fn reply(config: &Config, supervisor: &Supervisor, line: io::Result<Vec<u8>>) -> Result<(), Failure> {
+    let line = line.map_err(|error| Failure::Internal(format!("cannot read the terminal: {error}")))?;
+    let inputs = inputs::from_line(&line, config.missing)?;
+    let stats = Client::new(supervisor, inputs.attachments, |_| true).into();
+    tell(config, &ask(config, &stats, &inputs.query, &inputs.names).await?)
+}
+
+/// Makes the calls that the answer needs, all at once on one connection.
+async fn ask(
+    config: &Config,
+    stats: &Stats,
+    query: &task_proto::stats::Query,
+    names: &[String],
+) -> Result<Answer, Failure> {
+    let context = client::context(rand::random(), config.timeout);
+    let failed = |error| failure(config, names, error);
+    let (mean, median, mode) = (
+        || Box::pin(call(stats.mean(context, query.clone()))),
+        || Box::pin(call(stats.median(context, query.clone()))),
+        || Box::pin(call(stats.mode(context, query.clone()))),
+    );
+    Ok(match config.only {
+        None => {
+            let (mean, median, mode) = tokio::try_join!(mean(), median(), mode()).map_err(failed)?;
+            Answer::All(mean, median, mode)
+        }
+        Some(Only::Mean) => Answer::Mean(mean().await.map_err(failed)?),
+        Some(Only::Median) => Answer::Median(median().await.map_err(failed)?),
+        Some(Only::Mode) => Answer::Mode(mode().await.map_err(failed)?),
+    })
+}
+
+enum AskError {
+    Call(CallError),
+    Fault(Fault),
+}
+
+async fn call<T>(reply: impl Future<Output = Result<Result<T, Fault>, RpcError>>) -> Result<T, AskError> {
+    reply.await.map_err(|error| AskError::Call(error.into()))?.map_err(AskError::Fault)
+}
+
+fn tell(config: &Config, answer: &Answer) -> Result<(), Failure> {
+    if config.verbosity != Verbosity::Quiet {
+        for note in answer.notes() {
+            eprintln!("task: {note}");
+        }
+    }
+    let text = if config.json { answer.json().map_err(unusual)? } else { answer.text() };
+    exit::print(&text)
+}
+
+/// Says that standard input is being read when that keeps somebody waiting; never returns.
+async fn idle_note(config: &Config, supervisor: &Supervisor, reads_stdin: bool) -> std::convert::Infallible {
+    if reads_stdin && config.verbosity != Verbosity::Quiet {
+        sleep(IDLE_STDIN_NOTE).await;
+        if !has_read(supervisor) && stdin_is_idle() {
+            eprintln!("task: {READING_STDIN}");
+        }
+    }
+    std::future::pending().await
+}
+
+fn has_read(supervisor: &Supervisor) -> bool {
+    supervisor.scoreboard().is_some_and(|board| board.calls.iter().any(|call| call.consumed > 0))
+}
+
+fn stdin_is_idle() -> bool {
+    let stdin = rustix::stdio::stdin();
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(&stdin, PollFlags::IN)], Some(&now)) == Ok(0)
+}
+
+fn worker(config: &Config, input: &Input) -> WorkerSpec {
+    let attachments = match input {
+        Input::Prompt => 0,
+        Input::Given(inputs) => inputs.attachments.len(),
+    };
+    let defaults = Limits::default();
+    let limits = Limits {
+        attachments: attachments.max(defaults.attachments),
+        memory: config.memory,
+        // Whoever pipes into a run of their own knows how long that takes.
+        input_idle: None,
+        ..defaults
+    };
+    let level = if config.verbosity == Verbosity::Debug { "debug" } else { "info" };
+    WorkerSpec::new(&config.rpc_bin).with_limits(limits).env("TASK_LOG", level)
+}
+
+/// The lifecycle shows where there is no data to be piped on; with data only warnings do, so cron stays silent.
+fn screen(config: &Config, input: &Input) -> Screen {
+    let given = matches!(input, Input::Given(inputs) if !inputs.sample);
+    let on =
+        |minimum| Screen::new(minimum, config.color.on(rustix::termios::isatty(rustix::stdio::stderr())));
+    match config.verbosity {
+        Verbosity::Quiet => on(Level::Error),
+        Verbosity::Normal if given => on(Level::Warn),
+        Verbosity::Normal => on(Level::Info).without_calls(),
+        Verbosity::Verbose => on(Level::Info),
+        Verbosity::Debug => on(Level::Debug),
+    }
+}
+
+fn failure(config: &Config, names: &[String], error: AskError) -> Failure {
+    match error {
+        AskError::Fault(fault) => Failure::from_fault(fault, names),
+        AskError::Call(CallError::Deadline) => {
+            Failure::Deadline { limit: config.timeout.unwrap_or(task_proto::limits::NO_DEADLINE) }
+        }
+        AskError::Call(CallError::InputConsumed { bytes, death }) => {
+            Failure::InputConsumed { bytes, cause: death.cause.to_string() }
+        }
+        AskError::Call(CallError::Ended(ended)) => ended_failure(&ended),
+        AskError::Call(error @ (CallError::NeverSent(_) | CallError::Lost(_) | CallError::Service(_))) => {
+            Failure::Internal(error.to_string())
+        }
+    }
+}
+
+fn ended_failure(ended: &Ended) -> Failure {
+    match ended {
+        Ended::StartFailed(failure) => Failure::CannotStart {
+            program: failure.program.clone(),
+            reason: failure.fault.to_string(),
+            stderr: failure.stderr_tail.clone(),
+        },
+        Ended::Died(death) => Failure::Crashed {
+            cause: death.cause.to_string(),
+            generation: death.generation,
+            stderr: death.stderr_tail.clone(),
+        },
+        Ended::Stopped => Failure::Internal(ended.to_string()),
+    }
+}
+
+fn unusual(error: impl std::error::Error) -> Failure {
+    Failure::Internal(error.to_string())
 }

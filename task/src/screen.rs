@@ -24,6 +24,8 @@ pub struct Screen {
     /// `None` where standard error is closed.
     output: Option<OwnedFd>,
     minimum: Level,
+    /// Single calls are shown too, not only what goes wrong with them.
+    calls: bool,
     style: Style,
     /// Records left out since the output stalled.
     unseen: u64,
@@ -51,12 +53,19 @@ impl Screen {
 
     /// Shows them on another output, or nowhere.
     pub fn on(output: Option<OwnedFd>, minimum: Level, color: bool) -> Self {
-        Screen { output, minimum, style: Style::new(color, false), unseen: 0, torn: false }
+        Screen { output, minimum, calls: true, style: Style::new(color, false), unseen: 0, torn: false }
+    }
+
+    /// Leaves out what belongs to a single call, up to INFO: the story of the service remains.
+    #[must_use]
+    pub fn without_calls(self) -> Self {
+        Screen { calls: false, ..self }
     }
 
     /// Shows the record, if it matters enough.
     pub fn show(&mut self, record: &Record) {
-        if record.level < self.minimum || self.output.is_none() {
+        let left_out = !self.calls && record.trace_id.is_some() && record.level < Level::Warn;
+        if left_out || record.level < self.minimum || self.output.is_none() {
             return;
         }
         let mut text = String::new();
