@@ -1,0 +1,63 @@
+# `make` alone explains itself. Every target is phony: there is a directory `task`, which would be "up to date".
+.PHONY: help task rpc test lint fmt doc bench clean install
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+DESTDIR ?=
+OUT := $(or $(CARGO_TARGET_DIR),target)/release
+
+help: ## show this list
+	@echo 'Exact mean, median and mode, from a supervised worker on a Unix socket.'
+	@echo 'Start with:  make task rpc && ./bin/task'
+	@echo
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+task: ## build bin/task, the program that people run
+	$(CARGO) build --release --locked --package task --bin task
+	@mkdir -p bin && install -m 755 $(OUT)/task bin/task
+
+rpc: ## build bin/task-rpc, the worker that it starts
+	$(CARGO) build --release --locked --package task-rpc --bin task-rpc
+	@mkdir -p bin && install -m 755 $(OUT)/task-rpc bin/task-rpc
+
+# `cargo test` builds only the binaries of the package it tests; tests of one need those of the other.
+test: ## run all tests
+	$(CARGO) build --locked --workspace --bins --examples
+	$(CARGO) test --locked --workspace --no-fail-fast
+
+lint: ## formatting, clippy and documentation, warnings as errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
+	RUSTDOCFLAGS='--deny warnings' $(CARGO) doc --locked --workspace --no-deps --document-private-items
+
+fmt: ## format the sources
+	$(CARGO) fmt --all
+
+doc: ## build the documentation of the libraries
+	$(CARGO) doc --locked --workspace --no-deps
+
+bench: ## measure the serialisation formats and the engine
+	$(CARGO) run --release --locked --package task-proto --example codecs
+	$(CARGO) run --release --locked --package task-rpc --example engine
+
+clean: ## remove everything that was built
+	$(CARGO) clean
+	rm -rf bin
+
+# Other programs are called `task` too (Taskwarrior, go-task). Ours names TASK_RPC_BIN, so nothing need be run to know.
+install: ## install both programs and the manual page under PREFIX (/usr/local)
+	@test -x bin/task && test -x bin/task-rpc || { echo 'make install: build first: make task rpc' >&2; exit 1; }
+	@prefix=$(PREFIX); bin=$(DESTDIR)$$prefix/bin; \
+	if [ -e "$$bin/task" ] && ! grep -q TASK_RPC_BIN "$$bin/task"; then \
+	  echo "make install: $$bin/task is another program (Taskwarrior and go-task have that name too);" >&2; \
+	  echo "  it was left alone. Choose another place: make install PREFIX=DIR" >&2; exit 1; \
+	fi; \
+	install -d "$$bin" "$(DESTDIR)$$prefix/share/man/man1" && \
+	install -m 755 bin/task bin/task-rpc "$$bin/" && \
+	bin/task man > "$(DESTDIR)$$prefix/share/man/man1/task.1" && \
+	echo "installed $$bin/task and $$bin/task-rpc"; \
+	other=$$(command -v task || true); \
+	if [ -n "$$other" ] && [ "$$other" != "$$prefix/bin/task" ]; then \
+	  echo "note: \`task\` in your PATH is $$other"; \
+	fi
