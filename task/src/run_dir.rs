@@ -373,7 +373,7 @@ mod tests {
         assert_eq!(mode(base.path()), 0o700);
         assert_eq!(mode(&run.path()), 0o700);
         assert_eq!(names(&base), [format!("run-{}-{}", std::process::id(), run.run())]);
-        let _socket = Socket::bind(run.fd(), SOCKET).unwrap();
+        let _socket = Socket::bind(run.fd(), &run.path(), SOCKET).unwrap();
         run.remove().unwrap();
         assert!(names(&base).is_empty());
         drop(RunDir::create(again(&base)).unwrap());
@@ -416,7 +416,7 @@ mod tests {
     fn a_live_run_and_a_live_start_are_never_swept() {
         let (_home, base) = base();
         let run = RunDir::create(again(&base)).unwrap();
-        let _socket = Socket::bind(run.fd(), SOCKET).unwrap();
+        let _socket = Socket::bind(run.fd(), &run.path(), SOCKET).unwrap();
         leave(&base, 1, 7);
         let lock = fs::File::open(base.path().join("tmp-00000007/lock")).unwrap();
         lock.lock().unwrap();
@@ -486,7 +486,7 @@ mod tests {
                     threads.spawn(|| {
                         for _ in 0..100 {
                             let run = RunDir::create(again(&base)).unwrap();
-                            let socket = Socket::bind(run.fd(), SOCKET).unwrap();
+                            let socket = Socket::bind(run.fd(), &run.path(), SOCKET).unwrap();
                             assert!(run.path().join(SOCKET).exists(), "a live run was swept");
                             drop(socket);
                             run.remove().unwrap();
@@ -537,7 +537,7 @@ mod tests {
         println!("begun");
         loop {
             let run = RunDir::create(Base::open(Some(Path::new(&dir))).unwrap()).unwrap();
-            let socket = Socket::bind(run.fd(), SOCKET).unwrap();
+            let socket = Socket::bind(run.fd(), &run.path(), SOCKET).unwrap();
             drop(socket);
             run.remove().unwrap();
         }

@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn only_its_owner_may_connect() {
         let home = tempfile::tempdir().unwrap();
-        let _socket = Socket::bind(directory(home.path()).as_fd(), "rpc.sock").unwrap();
+        let _socket = Socket::bind(directory(home.path()).as_fd(), Path::new("x"), "rpc.sock").unwrap();
         let stat = fs::symlink_metadata(home.path().join("rpc.sock")).unwrap();
         assert!(stat.file_type().is_socket());
         assert_eq!(stat.permissions().mode() & 0o7777, 0o600);
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn the_listener_is_non_blocking_and_closed_on_exec() {
         let home = tempfile::tempdir().unwrap();
-        let socket = Socket::bind(directory(home.path()).as_fd(), "rpc.sock").unwrap();
+        let socket = Socket::bind(directory(home.path()).as_fd(), Path::new("x"), "rpc.sock").unwrap();
         let flags = rustix::fs::fcntl_getfl(socket.listener()).unwrap();
         assert!(flags.contains(rustix::fs::OFlags::NONBLOCK));
         let flags = rustix::io::fcntl_getfd(socket.listener()).unwrap();
@@ -124,7 +124,7 @@ mod tests {
         fs::create_dir_all(&deep).unwrap();
         assert!(deep.as_os_str().len() > 230);
         let dir = directory(&deep);
-        let mut socket = Socket::bind(dir.as_fd(), "rpc.sock").unwrap();
+        let socket = Socket::bind(dir.as_fd(), Path::new("x"), "rpc.sock").unwrap();
         UnixStream::connect(format!("/proc/self/fd/{}/rpc.sock", dir.as_raw_fd())).unwrap();
         assert_eq!(socket.unlink(), Ok(true));
         assert!(!deep.join("rpc.sock").exists());
@@ -135,13 +135,13 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let dir = directory(home.path());
         let path = home.path().join("rpc.sock");
-        let mut socket = Socket::bind(dir.as_fd(), "rpc.sock").unwrap();
+        let socket = Socket::bind(dir.as_fd(), Path::new("x"), "rpc.sock").unwrap();
         fs::rename(&path, home.path().join("kept")).unwrap(); // so that its inode is not given out again
         fs::write(&path, "somebody else's").unwrap();
         assert_eq!(socket.unlink(), Ok(false));
         drop(socket);
         assert!(path.exists());
-        assert_eq!(Socket::bind(dir.as_fd(), "rpc.sock").unwrap_err(), Errno::ADDRINUSE);
+        assert_eq!(Socket::bind(dir.as_fd(), Path::new("x"), "rpc.sock").unwrap_err(), Errno::ADDRINUSE);
         assert!(path.exists());
     }
 
@@ -150,20 +150,20 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let dir = directory(home.path());
         let path = home.path().join("rpc.sock");
-        let mut socket = Socket::bind(dir.as_fd(), "rpc.sock").unwrap();
+        let socket = Socket::bind(dir.as_fd(), Path::new("x"), "rpc.sock").unwrap();
         assert_eq!((socket.unlink(), socket.unlink()), (Ok(true), Ok(false)));
         fs::write(&path, "").unwrap();
         drop(socket);
         assert!(path.exists());
         fs::remove_file(&path).unwrap();
-        drop(Socket::bind(dir.as_fd(), "rpc.sock").unwrap());
+        drop(Socket::bind(dir.as_fd(), Path::new("x"), "rpc.sock").unwrap());
         assert!(!path.exists());
     }
 
     #[test]
     fn clients_wait_in_the_backlog_even_when_the_file_is_gone() {
         let home = tempfile::tempdir().unwrap();
-        let mut socket = Socket::bind(directory(home.path()).as_fd(), "rpc.sock").unwrap();
+        let socket = Socket::bind(directory(home.path()).as_fd(), Path::new("x"), "rpc.sock").unwrap();
         let _client = UnixStream::connect(home.path().join("rpc.sock")).unwrap();
         socket.unlink().unwrap();
         assert!(rustix::net::accept(socket.listener()).is_ok());
@@ -175,7 +175,10 @@ mod tests {
         unprivileged("socket::tests::a_directory_that_takes_no_file_is_an_error", || {
             let home = tempfile::tempdir().unwrap();
             fs::set_permissions(home.path(), fs::Permissions::from_mode(0o500)).unwrap();
-            assert_eq!(Socket::bind(directory(home.path()).as_fd(), "rpc.sock").unwrap_err(), Errno::ACCESS);
+            assert_eq!(
+                Socket::bind(directory(home.path()).as_fd(), Path::new("x"), "rpc.sock").unwrap_err(),
+                Errno::ACCESS
+            );
         });
     }
 }
