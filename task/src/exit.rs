@@ -26,7 +26,7 @@ pub enum Failure {
     /// The command line says nothing that can be done.
     #[error("{0}")]
     Usage(String),
-    /// An input cannot be used: not there, not readable, no number.
+    /// An input cannot be used: not there, not readable, too many.
     #[error("{message}")]
     Input {
         /// What is wrong, for programs.
@@ -36,7 +36,7 @@ pub enum Failure {
         /// Where.
         place: Place,
     },
-    /// The service answered with a fault.
+    /// The numbers are at fault, or the service: what the worker answers, and what the parent finds in arguments.
     #[error("{}", fault.message)]
     Fault {
         /// The fault, as it came.
@@ -108,12 +108,6 @@ pub enum InputKind {
     IsADirectory,
     /// It is there but cannot be read.
     Unreadable,
-    /// A token that is no number.
-    NotANumber,
-    /// A number beyond `f64`.
-    OutOfRange,
-    /// A missing value where none is allowed.
-    MissingValue,
     /// Over a limit; the message names the limit and the way round it.
     TooLarge,
 }

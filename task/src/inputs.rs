@@ -6,21 +6,24 @@
 //! the process by itself, with nothing to clean.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
+use task_proto::fault::Fault;
 use task_proto::limits::{INLINE_NUMBERS, SOURCES};
 use task_proto::number::{Number, Token};
 use task_proto::stats::{Format, Missing, Query, Source};
+use task_proto::text::Place;
 
 use crate::descriptors::{
     cannot_open, has_room_beside, is_null_device, is_of_type, make_room_for, open, sealed, too_large,
     too_many_files, typed, unreadable,
 };
-use crate::exit::{Failure, InputKind, Place};
-use crate::words::{Field, fields, not_a_number, unknown};
+use crate::exit::{self, Failure, InputKind};
+use crate::words::{argument, missing_value, tokens, unknown};
 
 /// Said once standard input has kept a run waiting for [`IDLE_STDIN_NOTE`](task_proto::limits::IDLE_STDIN_NOTE).
 pub const READING_STDIN: &str = "reading standard input; Ctrl-C ends, task --help tells more";
@@ -75,8 +78,8 @@ pub fn gather(words: &[OsString], missing: Missing, stdin: BorrowedFd<'_>) -> Re
 /// Turns a line of the prompt into a query.
 pub fn from_line(line: &[u8], missing: Missing) -> Result<Inputs, Failure> {
     let mut gathering = Gathering::new(missing, "line");
-    let fields = fields(line).map_err(|bad| not_a_number(&bad, Place::default()))?;
-    gathering.add_numbers(&fields, line, &Place::default())?;
+    let placed = |fault| Failure::Fault { fault, input: None };
+    gathering.add_numbers(&tokens(line).map_err(placed)?, line).map_err(placed)?;
     gathering.finish()
 }
 
@@ -94,7 +97,8 @@ fn sample(missing: Missing) -> Inputs {
 /// The query as it grows.
 struct Gathering {
     inputs: Inputs,
-    run: Run,
+    /// Numbers of neighbouring arguments, not yet a source.
+    run: Vec<Token>,
     /// Numbers that are in the query itself so far.
     inline: usize,
     /// What the sources of typed numbers are called.
@@ -102,22 +106,12 @@ struct Gathering {
     stdin_taken: bool,
 }
 
-/// Numbers of neighbouring arguments: one source.
-#[derive(Default)]
-struct Run {
-    numbers: Vec<Number>,
-    /// The same as text, a token a line.
-    text: Vec<u8>,
-    /// Whether one of them only the worker's own parser can take, because the answer carries a warning for it.
-    only_as_text: bool,
-}
-
 impl Gathering {
     fn new(missing: Missing, typed_as: &'static str) -> Self {
         let query = Query { sources: Vec::new(), missing };
         let inputs =
             Inputs { query, attachments: Vec::new(), names: Vec::new(), sample: false, reads_stdin: false };
-        Gathering { inputs, run: Run::default(), inline: 0, typed_as, stdin_taken: false }
+        Gathering { inputs, run: Vec::new(), inline: 0, typed_as, stdin_taken: false }
     }
 
     fn add_word(&mut self, index: usize, word: &OsStr, stdin: BorrowedFd<'_>) -> Result<(), Failure> {
@@ -128,37 +122,24 @@ impl Gathering {
         if bytes.contains(&b'/') {
             return self.add_file(word, open(word));
         }
-        match fields(bytes) {
-            Ok(fields) => {
-                let place = Place::of(format!("argument {}", index + 1));
-                self.add_numbers(&fields, bytes, &place)
-            }
-            Err(bad) => match open(word) {
-                Err(Errno::NOENT | Errno::NAMETOOLONG) => Err(unknown(index, word, &bad)),
+        match tokens(bytes) {
+            Ok(tokens) => self
+                .add_numbers(&tokens, bytes)
+                .map_err(|fault| Failure::Fault { fault, input: Some(argument(index)) }),
+            Err(fault) => match open(word) {
+                Err(Errno::NOENT | Errno::NAMETOOLONG) => Err(unknown(index, word, fault)),
                 opened => self.add_file(word, opened),
             },
         }
     }
 
-    fn add_numbers(&mut self, fields: &[Field], text: &[u8], place: &Place) -> Result<(), Failure> {
-        for field in fields {
-            let token = &text[field.start..field.end];
-            let number = match field.token {
-                Token::Number(number) => number,
-                Token::HugeInt(float) => {
-                    self.run.only_as_text = true;
-                    Number::Float(float)
-                }
-                Token::Missing if self.inputs.query.missing == Missing::Skip => Number::Float(f64::NAN),
-                Token::Missing => {
-                    let column = (fields.len() > 1).then_some(field.start as u64 + 1);
-                    return Err(missing_value(token, Place { column, ..place.clone() }));
-                }
-            };
-            self.run.numbers.push(number);
-            self.run.text.extend_from_slice(if token.is_empty() { b"nan" } else { token });
-            self.run.text.push(b'\n');
+    fn add_numbers(&mut self, tokens: &[(Token, Place)], text: &[u8]) -> Result<(), Fault> {
+        if self.inputs.query.missing == Missing::Error
+            && let Some((_, place)) = tokens.iter().find(|(token, _)| *token == Token::Missing)
+        {
+            return Err(missing_value(text, *place));
         }
+        self.run.extend(tokens.iter().map(|(token, _)| token));
         Ok(())
     }
 
@@ -195,7 +176,7 @@ impl Gathering {
             return Err(Failure::Input {
                 kind: InputKind::IsADirectory,
                 message: "is a directory; name the files in it".into(),
-                place: Place::of(name),
+                place: exit::Place::of(name),
             });
         }
         let file = if rustix::termios::isatty(&file) { typed(&name, file.as_fd())? } else { file };
@@ -205,15 +186,19 @@ impl Gathering {
 
     /// Makes a source of the numbers so far: in the query itself while they are few, else as text beside it.
     fn end_run(&mut self) -> Result<(), Failure> {
-        let Run { numbers, text, only_as_text } = std::mem::take(&mut self.run);
-        if numbers.is_empty() {
+        let run = std::mem::take(&mut self.run);
+        if run.is_empty() {
             return Ok(());
         }
-        if only_as_text || self.inline + numbers.len() > INLINE_NUMBERS {
-            return self.push(Part::Attached(sealed(&text)?), self.typed_as.into());
-        }
-        self.inline += numbers.len();
-        self.push(Part::Inline(numbers), self.typed_as.into())
+        let numbers: Option<Vec<Number>> = run.iter().copied().map(inline).collect();
+        let part = match numbers {
+            Some(numbers) if self.inline + numbers.len() <= INLINE_NUMBERS => {
+                self.inline += numbers.len();
+                Part::Inline(numbers)
+            }
+            _ => Part::Attached(sealed(run.into_iter().fold(String::new(), written).as_bytes())?),
+        };
+        self.push(part, self.typed_as.into())
     }
 
     fn push(&mut self, part: Part, name: String) -> Result<(), Failure> {
@@ -238,7 +223,7 @@ impl Gathering {
     fn finish(mut self) -> Result<Inputs, Failure> {
         self.end_run()?;
         if self.inputs.query.sources.is_empty() {
-            // Words of nothing but white space. The worker says what it says of every empty input.
+            // Words of nothing but white space and a comma. The worker says what it says of every empty input.
             self.push(Part::Inline(Vec::new()), self.typed_as.into())?;
         }
         Ok(self.inputs)
@@ -251,10 +236,26 @@ enum Part {
     Attached(OwnedFd),
 }
 
-fn missing_value(token: &[u8], place: Place) -> Failure {
-    let what = if token.is_empty() { "an empty field".into() } else { String::from_utf8_lossy(token) };
-    let message = format!("{what} is a missing value; --missing skip leaves such out");
-    Failure::Input { kind: InputKind::MissingValue, message, place }
+/// The token as a request carries it; an integer beyond 64 bits only the worker's own parser can take, because
+/// the answer has a warning for it.
+fn inline(token: Token) -> Option<Number> {
+    match token {
+        Token::Number(number) => Some(number),
+        Token::Missing => Some(Number::Float(f64::NAN)),
+        Token::HugeInt(_) => None,
+    }
+}
+
+/// The token on a line of its own, as text that reads back as the same token.
+fn written(mut text: String, token: Token) -> String {
+    // Writing to a String cannot fail.
+    let _ = match token {
+        Token::Number(Number::Int(int)) => writeln!(text, "{int}"),
+        Token::Number(Number::Float(float)) => writeln!(text, "{float:e}"),
+        Token::HugeInt(float) => writeln!(text, "{float:.0}"),
+        Token::Missing => writeln!(text, "nan"),
+    };
+    text
 }
 
 #[cfg(test)]

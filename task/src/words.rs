@@ -3,92 +3,55 @@
 use std::ffi::OsStr;
 
 use rustix::io::Errno;
-use task_proto::limits::TOKEN_SHOWN;
-use task_proto::number::{Token, TokenError, parse_token};
+use task_proto::fault::{Fault, FaultKind};
+use task_proto::number::Token;
+use task_proto::text::{Place, Scanner};
 
 use crate::args;
 use crate::descriptors::cannot_open;
-use crate::exit::{Failure, InputKind, Place};
+use crate::exit::Failure;
 
-/// One token and where it stands.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Field {
-    /// What it stands for.
-    pub token: Token,
-    /// Where it begins, in bytes from 0.
-    pub start: usize,
-    /// Where it ends; nothing lies between for an empty field.
-    pub end: usize,
-}
-
-/// The first token that follows no rule of the grammar.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BadToken {
-    /// Which rule it breaks.
-    pub error: TokenError,
-    /// The token in quotes, cut and escaped.
-    pub token: String,
-    /// Where it begins, in bytes from 1.
-    pub column: u64,
-    /// Whether there are other tokens beside it.
-    pub several: bool,
-}
-
-/// Splits at white space and commas; adjacent commas have an empty field between them.
-pub fn fields(text: &[u8]) -> Result<Vec<Field>, BadToken> {
-    let mut fields = Vec::new();
-    let mut after_comma = false;
-    let mut at = 0;
-    while at < text.len() {
-        match text[at] {
-            b',' => {
-                if after_comma {
-                    fields.push(Field { token: Token::Missing, start: at, end: at });
-                }
-                after_comma = true;
-                at += 1;
-            }
-            byte if byte.is_ascii_whitespace() => at += 1,
-            _ => {
-                let separates = |byte: &u8| *byte == b',' || byte.is_ascii_whitespace();
-                let end = text[at..].iter().position(separates).map_or(text.len(), |length| at + length);
-                let token = parse_token(&text[at..end]).map_err(|error| BadToken {
-                    error,
-                    token: quoted(&text[at..end]),
-                    column: at as u64 + 1,
-                    several: !fields.is_empty() || end < text.trim_ascii_end().len(),
-                })?;
-                fields.push(Field { token, start: at, end });
-                after_comma = false;
-                at = end;
-            }
-        }
-    }
-    Ok(fields)
-}
-
-/// What is wrong with a token, there.
-pub fn not_a_number(bad: &BadToken, place: Place) -> Failure {
-    let kind = match bad.error {
-        TokenError::NotANumber => InputKind::NotANumber,
-        TokenError::OutOfRange => InputKind::OutOfRange,
+/// All tokens of a word or a line.
+///
+/// # Errors
+/// The first token that follows no rule of the grammar, with as much of its place as a reader needs.
+pub fn tokens(text: &[u8]) -> Result<Vec<(Token, Place)>, Fault> {
+    let mut tokens = Vec::new();
+    let mut sink = |token, place| {
+        tokens.push((token, place));
+        Ok(())
     };
-    let column = bad.several.then_some(bad.column);
-    Failure::Input {
-        kind,
-        message: format!("{} is {}", bad.token, bad.error),
-        place: Place { column, ..place },
-    }
+    let mut scanner = Scanner::default();
+    scanner
+        .push(text, &mut sink)
+        .and_then(|()| scanner.finish(&mut sink))
+        .map_err(|fault| placed(fault, text))?;
+    Ok(tokens)
+}
+
+/// The fault of a value that is missing where none may be.
+pub fn missing_value(text: &[u8], place: Place) -> Fault {
+    let message = "a missing value (--missing skip leaves such out)";
+    placed(Fault::new(FaultKind::MissingValue, message).at(place.line, place.column), text)
+}
+
+/// The fault without the line, where there is but one, and without the column, where there is but one token.
+fn placed(fault: Fault, text: &[u8]) -> Fault {
+    let text = text.trim_ascii();
+    let several = text.iter().any(|byte| *byte == b',' || byte.is_ascii_whitespace());
+    let line = fault.line.filter(|_| text.contains(&b'\n'));
+    Fault { line, column: fault.column.filter(|_| several), ..fault }
 }
 
 /// A word that is neither a number nor a file: what did its writer mean?
-pub fn unknown(index: usize, word: &OsStr, bad: &BadToken) -> Failure {
+pub fn unknown(index: usize, word: &OsStr, fault: Fault) -> Failure {
     let text = word.to_string_lossy();
     let begins_as_number =
         text.trim_start_matches(['+', '-', '.']).starts_with(|first: char| first.is_ascii_digit());
     let has_suffix = text.rsplit_once('.').is_some_and(|(_, end)| end.starts_with(char::is_alphabetic));
-    if bad.error == TokenError::OutOfRange || bad.several || (begins_as_number && !has_suffix) {
-        return not_a_number(bad, Place::of(format!("argument {}", index + 1)));
+    let several = fault.column.is_some();
+    if fault.kind == FaultKind::OutOfRange || several || (begins_as_number && !has_suffix) {
+        return Failure::Fault { fault, input: Some(argument(index)) };
     }
     if text.contains('.') {
         return cannot_open(&text, Errno::NOENT);
@@ -110,35 +73,28 @@ pub fn unknown(index: usize, word: &OsStr, bad: &BadToken) -> Failure {
     })
 }
 
-fn quoted(token: &[u8]) -> String {
-    format!("\"{}\"", token[..token.len().min(TOKEN_SHOWN)].escape_ascii())
+/// What an argument is called, its position counted from 0.
+pub fn argument(index: usize) -> String {
+    format!("argument {}", index + 1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use task_proto::number::Number;
 
     fn said(word: &str) -> (String, String) {
-        let bad = fields(word.as_bytes()).expect_err(word);
-        let failure = unknown(1, OsStr::new(word), &bad);
+        let fault = tokens(word.as_bytes()).expect_err(word);
+        let failure = unknown(1, OsStr::new(word), fault);
         (failure.kind(), failure.text())
     }
 
     #[test]
-    fn words_split_at_white_space_and_commas() {
-        let starts = |text: &str| -> Vec<usize> {
-            fields(text.as_bytes()).unwrap().into_iter().map(|field| field.start).collect()
-        };
-        assert_eq!(starts("1,2,3"), [0, 2, 4]);
-        assert_eq!(starts(" 1 2\t3\r\n"), [1, 3, 5]);
-        assert_eq!(starts("1 , 2"), [0, 4]);
-        assert_eq!(starts("  "), [0; 0]);
-        let empty = fields(b"1,,2").unwrap()[1];
-        assert_eq!((empty.token, empty.start, empty.end), (Token::Missing, 2, 2));
-        let huge = fields(b"9223372036854775808 -7").unwrap();
-        assert_eq!(huge[0].token, Token::HugeInt(2f64.powi(63)));
-        assert_eq!(huge[1].token, Token::Number(Number::Int(-7)));
+    fn a_place_says_as_much_as_its_reader_needs() {
+        let place = |text: &[u8]| tokens(text).map_err(|fault| (fault.line, fault.column)).unwrap_err();
+        assert_eq!(place(b"abc"), (None, None));
+        assert_eq!(place(b" abc "), (None, None));
+        assert_eq!(place(b"1 abc"), (None, Some(3)));
+        assert_eq!(place(b"1\n2 abc"), (Some(2), Some(3)));
     }
 
     #[test]
@@ -173,13 +129,5 @@ mod tests {
         ] {
             assert_eq!(said(word), (kind.to_owned(), text.to_owned()), "{word}");
         }
-    }
-
-    #[test]
-    fn a_token_is_shown_cut_and_escaped() {
-        let mut word = b"\x1b[2J\xff".to_vec();
-        word.resize(1000, b'y');
-        let shown = fields(&word).unwrap_err().token;
-        assert_eq!(shown, format!("\"\\x1b[2J\\xff{}\"", "y".repeat(TOKEN_SHOWN - 5)));
     }
 }

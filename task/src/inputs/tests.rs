@@ -122,7 +122,7 @@ fn many_numbers_go_beside_the_request_in_memory_that_can_be_read_again() {
 
 #[test]
 fn numbers_between_many_files_do_not_add_up_to_a_request_over_the_frame() {
-    let line = [&["7"; INLINE_NUMBERS][..], &["/dev/null"], &["8", "9"]].concat();
+    let line = [&vec!["7"; INLINE_NUMBERS][..], &["/dev/null"], &["8", "9"]].concat();
     let sources = given(&line, null()).query.sources;
     assert!(matches!(sources[..], [Numbers(_), Attached { attached: 0, .. }, Attached { attached: 1, .. }]));
 }
@@ -135,13 +135,38 @@ fn an_integer_beyond_64_bits_goes_as_text_so_that_its_warning_is_the_workers() {
 }
 
 #[test]
+fn numbers_that_go_as_text_read_back_as_themselves() {
+    let tokens = [
+        Token::Number(Number::Int(i64::MIN)),
+        Token::Number(Number::Float(2.0)),
+        Token::Number(Number::Float(0.1)),
+        Token::Number(Number::Float(5e-324)),
+        Token::Number(Number::Float(f64::MAX)),
+        Token::Number(Number::Float(f64::NEG_INFINITY)),
+        Token::HugeInt(2f64.powi(63)),
+        Token::HugeInt(-1e300),
+        Token::Missing,
+    ];
+    let text = tokens.into_iter().fold(String::new(), written);
+    let back: Vec<Token> =
+        super::tokens(text.as_bytes()).unwrap().into_iter().map(|(token, _)| token).collect();
+    assert_eq!(back, tokens);
+}
+
+#[test]
+fn a_file_whose_name_holds_numbers_and_commas_is_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = file(directory.path(), "NA, 1 and more.txt", "1");
+    assert_eq!(given(&[&path], null()).names, [path]);
+}
+
+#[test]
 fn missing_values_are_errors_that_name_the_argument_or_are_left_to_be_counted() {
     assert_eq!(
         failure(&["1", "2,,3"], null()),
         (
             "missing_value".into(),
-            "task: argument 2, column 3: an empty field is a missing value; --missing skip leaves such out"
-                .into()
+            "task: argument 2, column 3: a missing value (--missing skip leaves such out)".into()
         )
     );
     let Input::Given(inputs) = gather(&words(&["1", "NA,2"]), Missing::Skip, null().as_fd()).unwrap() else {
@@ -216,5 +241,6 @@ fn a_line_of_the_prompt_is_a_query_or_says_where_it_is_wrong() {
     let failure = |line: &[u8]| from_line(line, Missing::Error).unwrap_err().text();
     assert_eq!(failure(b"3 1 abc"), "task: column 5: \"abc\" is not a number");
     assert_eq!(failure(b"a.txt"), "task: \"a.txt\" is not a number");
-    assert_eq!(failure(b"nan"), "task: nan is a missing value; --missing skip leaves such out");
+    assert_eq!(failure(b"1 nan"), "task: column 3: a missing value (--missing skip leaves such out)");
+    assert_eq!(failure(b"nan"), "task: a missing value (--missing skip leaves such out)");
 }
