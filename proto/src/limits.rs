@@ -29,6 +29,10 @@ pub const UNFINISHED: Duration = Duration::from_hours(1);
 pub const TICK: Duration = Duration::from_millis(100);
 /// Between two ticks of a worker's heartbeat: health looks every second, so three ticks may be late.
 pub const HEARTBEAT: Duration = Duration::from_millis(250);
+/// A call that takes longer has a line in the log at INFO.
+pub const SLOW_CALL: Duration = Duration::from_secs(1);
+/// For the lock of a socket's directory, which others hold only while they bind.
+pub const SOCKET_LOCK: Duration = Duration::from_secs(1);
 /// First wait after `accept` found no free descriptor; it doubles up to [`ACCEPT_BACKOFF_MAX`].
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(5);
 /// Longest wait after `accept` found no free descriptor.

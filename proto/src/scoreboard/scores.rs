@@ -142,9 +142,14 @@ impl CallSlot {
         Progress { call: Some(Arc::clone(&self.call)) }
     }
 
+    /// How long the call has been executing, in µs.
+    pub fn elapsed(&self) -> u64 {
+        now().saturating_sub(self.call.started) / 1_000
+    }
+
     /// Counts the call as answered; returns how long it took, in µs. A call dropped without it was cancelled.
     pub fn answered(&self) -> u64 {
-        let us = now().saturating_sub(self.call.started) / 1_000;
+        let us = self.elapsed();
         let scores = &self.call.scores;
         scores.word(LATENCIES.start + Latencies::bucket(us)).fetch_add(1, Relaxed);
         if self.has_failed() {

@@ -1,0 +1,107 @@
+//! One call, observed: its slot on the scoreboard, its progress, its line in the log.
+
+use std::rc::Rc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tarpc::context::Context;
+use tarpc::server::Serve;
+use tarpc::{RequestName, ServerError};
+use task_proto::limits::SLOW_CALL;
+use task_proto::scoreboard::CallSlot;
+use tracing::Level;
+
+use crate::connection::Shared;
+use crate::log::CallLevel;
+
+/// A service whose calls are shown, counted and logged.
+#[derive(Debug, Clone)]
+pub(crate) struct Observed<S> {
+    pub(crate) service: S,
+    pub(crate) shared: Rc<Shared>,
+}
+
+impl<S: Serve> Serve for Observed<S> {
+    type Req = S::Req;
+    type Resp = S::Resp;
+
+    async fn serve(self, context: Context, request: S::Req) -> Result<S::Resp, ServerError> {
+        let trace_id = u128::from(context.trace_context.trace_id);
+        let slot = self.shared.scores.begin(request.name(), trace_id);
+        let progress = slot.progress();
+        let level = self.shared.calls;
+        let name = request.name().to_owned();
+        let mut call = Call { slot, name, trace_id, deadline: context.deadline, level, answered: false };
+        let answer = progress.clone().scope(self.service.serve(context, request)).await;
+        if answer.is_err() {
+            progress.fail();
+        }
+        call.answered = true;
+        answer
+    }
+}
+
+/// Logs and counts the call when it is dropped, as then its fate is known: answered, cancelled or panicked.
+struct Call {
+    slot: CallSlot,
+    name: String,
+    trace_id: u128,
+    deadline: Instant,
+    level: CallLevel,
+    answered: bool,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let panicked = thread::panicking();
+        if panicked {
+            self.slot.progress().fail();
+        }
+        let us = if self.answered || panicked { self.slot.answered() } else { self.slot.elapsed() };
+        let message = match (panicked, self.answered, self.slot.has_failed()) {
+            (true, ..) => "panicked",
+            (_, true, true) => "failed",
+            (_, true, false) => "answered",
+            _ if self.deadline <= Instant::now() => "deadline passed",
+            _ => "cancelled",
+        };
+        let level = match (self.slot.has_failed(), self.level) {
+            (true, _) => Level::WARN,
+            _ if Duration::from_micros(us) > SLOW_CALL => Level::INFO,
+            (_, CallLevel::Info) => Level::INFO,
+            (_, CallLevel::Debug) => Level::DEBUG,
+        };
+        match level {
+            Level::WARN => self.log_warn(message, us),
+            Level::INFO => self.log_info(message, us),
+            _ => self.log_debug(message, us),
+        }
+    }
+}
+
+/// The level of an event is part of its static data, so there is one event for each.
+macro_rules! log_at {
+    ($name:ident, $level:ident) => {
+        fn $name(&self, message: &str, us: u64) {
+            if !tracing::enabled!(Level::$level) {
+                return;
+            }
+            let (service, method) = self.name.split_once('.').unwrap_or(("worker", &self.name));
+            tracing::event!(
+                Level::$level,
+                log.target = service.to_ascii_lowercase(),
+                method,
+                count = self.slot.count(),
+                us,
+                trace_id = %format_args!("{:032x}", self.trace_id),
+                "{message}"
+            );
+        }
+    };
+}
+
+impl Call {
+    log_at!(log_warn, WARN);
+    log_at!(log_info, INFO);
+    log_at!(log_debug, DEBUG);
+}

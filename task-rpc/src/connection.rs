@@ -1,0 +1,136 @@
+//! One connection: what it speaks, its calls, its end.
+
+use std::future::pending;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use rustix::net::{Shutdown, shutdown};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tarpc::server::{BaseChannel, Channel, Config, Serve};
+use task_proto::limits::Limits;
+use task_proto::scoreboard::Scores;
+use task_proto::wire::{self, Attachments, FdStream, Hangup};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+
+use crate::call::Observed;
+use crate::log::CallLevel;
+
+/// What a service may know of the connection whose calls it answers.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// The descriptors that came with it.
+    pub attachments: Attachments,
+    /// The limits that the host set.
+    pub limits: Arc<Limits>,
+    /// Which worker of its host this is, from 1; 0 when it is alone.
+    pub generation: u64,
+}
+
+/// What all connections of a worker share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) generation: u64,
+    pub(crate) scores: Scores,
+    pub(crate) calls: CallLevel,
+}
+
+/// What a connection hears that speaks no protocol of this socket.
+const SPOKEN_HERE: &[u8] = b"task-rpc: this socket speaks tarpc in length-delimited frames\n";
+
+/// Serves a connection to its end: EOF and all answers given, the client gone, or `draining` and all answers given.
+pub(crate) async fn serve<S>(
+    stream: UnixStream,
+    shared: Rc<Shared>,
+    make: Rc<impl Fn(&Connection) -> S>,
+    mut draining: watch::Receiver<bool>,
+) where
+    S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone,
+{
+    let _open = shared.scores.connect();
+    // A second descriptor of the same socket, as the first goes into the transport.
+    let socket = match stream.as_fd().try_clone_to_owned() {
+        Ok(socket) => socket,
+        Err(error) => return closed(&error),
+    };
+    let drain = async {
+        if draining.wait_for(|draining| *draining).await.is_ok() {
+            // What was sent is still read; the next write of the client fails, so it knows that it was never executed.
+            let _ = shutdown(&socket, Shutdown::Read);
+        }
+        pending::<()>().await;
+    };
+    tokio::select! {
+        () = drain => {}
+        ended = converse(stream, &socket, &shared, &*make) => if let Err(error) = ended {
+            closed(&*error);
+        }
+    }
+}
+
+fn closed(error: &(impl std::fmt::Display + ?Sized)) {
+    tracing::warn!(log.target = "worker", %error, "closed a connection");
+}
+
+async fn converse<S>(
+    stream: UnixStream,
+    socket: &OwnedFd,
+    shared: &Rc<Shared>,
+    make: &impl Fn(&Connection) -> S,
+) -> Result<(), Box<dyn std::error::Error>>
+where
+    S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone,
+{
+    let mut stream = FdStream::new(stream, shared.limits.attachments);
+    match stream.first_byte().await? {
+        None => return Ok(()),
+        // The length of a frame below 16 MiB.
+        Some(0) => {}
+        Some(byte) => return Ok(turn_away(stream, byte).await?),
+    }
+    let mut hangup = pin!(Hangup::new(socket)?);
+    let connection = Connection {
+        attachments: stream.attachments().clone(),
+        limits: Arc::clone(&shared.limits),
+        generation: shared.generation,
+    };
+    let service = Observed { service: make(&connection), shared: Rc::clone(shared) };
+    // Room for every reply that may be under way, so that no handler waits to hand over its own.
+    let config = Config { pending_response_buffer: shared.limits.in_flight.max(1) };
+    let transport = wire::server(stream, &shared.limits);
+    let mut requests = pin!(BaseChannel::new(config, transport).requests());
+    let mut handlers = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased;
+            // The client is gone: dropping its calls cancels them.
+            () = &mut hangup => return Ok(()),
+            // Before the requests, so that replies which are ready together leave in one write.
+            Some(()) = handlers.next() => {}
+            // Polled however many calls are in flight: deadlines, cancels and the sending of replies hang on it.
+            request = requests.next() => match request {
+                Some(request) => handlers.push(wire::execute(request?, service.clone())),
+                None => return Ok(()),
+            },
+        }
+    }
+}
+
+/// Says what is spoken here to a client that speaks something else.
+async fn turn_away(mut stream: FdStream, byte: u8) -> io::Result<()> {
+    tracing::warn!(log.target = "worker", byte, "closed a connection that does not speak tarpc");
+    stream.write_all(SPOKEN_HERE).await?;
+    stream.shutdown().await?;
+    // A socket closed on unread bytes gives its peer ECONNRESET after the line, and not an end of file.
+    let mut unread = [0; 4096];
+    while stream.read(&mut unread).now_or_never().transpose()?.is_some_and(|count| count > 0) {}
+    Ok(())
+}

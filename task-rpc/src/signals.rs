@@ -1,0 +1,59 @@
+//! Signals: what a worker ignores from the start, and which ones ask it to drain.
+
+use std::io;
+
+use futures::StreamExt;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook_tokio::Signals;
+
+use crate::sys;
+
+/// The first step of every worker: nothing blocked, SIGPIPE and SIGXFSZ ignored. What was ignored at the start
+/// (by `nohup`, by a shell for its background jobs) stays so.
+pub(crate) fn reset() -> io::Result<()> {
+    sys::ignore_write_signals();
+    sys::unblock_signals()
+}
+
+/// The signals that ask for an end.
+pub(crate) struct Ends {
+    signals: Signals,
+}
+
+impl Ends {
+    /// Under a host: TERM, which is the host's own word for drain, whatever was ignored at the start. INT goes to
+    /// the terminal's process group, which is not ours.
+    pub(crate) fn of_host() -> io::Result<Self> {
+        Ok(Ends { signals: Signals::new([SIGTERM])? })
+    }
+
+    /// Alone: INT and TERM, but those that were ignored at the start.
+    pub(crate) fn of_people() -> io::Result<Self> {
+        let ignored = ignored(&std::fs::read_to_string("/proc/self/status")?);
+        let heeded = [SIGINT, SIGTERM].into_iter().filter(|signal| ignored & 1 << (signal - 1) == 0);
+        Ok(Ends { signals: Signals::new(heeded)? })
+    }
+
+    /// The next one.
+    pub(crate) async fn next(&mut self) -> i32 {
+        match self.signals.next().await {
+            Some(signal) => signal,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// The set of ignored signals in the text of `/proc/PID/status`; bit 0 is signal 1.
+fn ignored(status: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    line.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_ignored_signals_are_read_from_the_status() {
+        assert_eq!(super::ignored("Name:\ttask-rpc\nSigIgn:\t0000000000001002\nSigCgt:\t0\n"), 0x1002);
+        assert_eq!(super::ignored("no such line"), 0);
+    }
+}

@@ -1,0 +1,40 @@
+//! What the worker asks of the system through unsafe calls, and the only file for it.
+#![expect(
+    unsafe_code,
+    reason = "signal mask and dispositions, closing foreign descriptors, leaving without unwinding"
+)]
+
+use std::io;
+
+/// Lets every signal through: a mask is inherited, and the parent's need not be ours.
+pub(crate) fn unblock_signals() -> io::Result<()> {
+    // SAFETY: `sigemptyset` fills the set before anyone reads it; a null third argument asks for no old mask.
+    let failed = unsafe {
+        let mut none = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())
+    };
+    if failed == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(failed)) }
+}
+
+/// Ignores SIGPIPE and SIGXFSZ, so that writing too far is an error and not an end.
+pub(crate) fn ignore_write_signals() {
+    for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
+        // SAFETY: SIG_IGN runs no code, and it cannot fail for these signals.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+/// Closes every descriptor from 3 up. Only for the start of `main`, before the process has opened any of its own.
+pub(crate) fn close_stray_descriptors() -> io::Result<()> {
+    // SAFETY: by the caller's word nothing in this process owns a descriptor from 3 up, so none is closed under
+    // an owner. The call itself touches no memory.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Ends the process at once, from any thread: no destructor, no exit handler, nothing that could wait.
+pub(crate) fn exit_now(status: i32) -> ! {
+    // SAFETY: `_exit` never returns and runs none of this process's code.
+    unsafe { libc::_exit(status) }
+}

@@ -1,0 +1,155 @@
+//! The worker: how it starts, what it serves, how it ends.
+
+use std::future::pending;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use signal_hook::low_level::emulate_default_handler;
+use tarpc::server::Serve;
+use task_proto::limits::{DRAIN, Limits};
+use task_proto::scoreboard::{Board, Scores};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+use tokio::task::LocalSet;
+use tokio::time::timeout;
+
+use crate::connection::{Connection, Shared};
+use crate::error::{Context, WorkerError};
+use crate::log::CallLevel;
+use crate::signals::Ends;
+use crate::{accept, lifeline, log, signals, standalone, supervised};
+
+/// A process that serves calls: under a host, or alone.
+#[derive(Debug)]
+pub struct Worker {
+    mode: Mode,
+}
+
+#[derive(Debug)]
+enum Mode {
+    Supervised,
+    Standalone(PathBuf),
+}
+
+impl Worker {
+    /// A worker under the host with this pid, which is its parent and has put its end of the handshake's pair on
+    /// this process's stdin.
+    ///
+    /// Call it first in `main`: it closes every descriptor from 3 up, since those come from somebody who forgot
+    /// them. From here on the process dies with its host.
+    pub fn supervised(host: u32) -> Result<Self, WorkerError> {
+        supervised::prepare(host)?;
+        Ok(Worker { mode: Mode::Supervised })
+    }
+
+    /// A worker on a socket of its own at this path, which is removed at the end. INT or TERM drains it.
+    pub fn standalone(path: impl Into<PathBuf>) -> Result<Self, WorkerError> {
+        signals::reset().context("cannot reset signals")?;
+        Ok(Worker { mode: Mode::Standalone(path.into()) })
+    }
+
+    /// Serves until it is told to end, and then until all calls are answered. `name` is that of the service, for
+    /// the log; `make` gives the service of each connection.
+    pub fn serve<S>(self, name: &str, make: impl Fn(&Connection) -> S + 'static) -> Result<(), WorkerError>
+    where
+        S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone + 'static,
+    {
+        match self.mode {
+            Mode::Supervised => serve_supervised(name, make),
+            Mode::Standalone(path) => serve_standalone(&path, name, make),
+        }
+    }
+}
+
+fn serve_supervised<S>(name: &str, make: impl Fn(&Connection) -> S + 'static) -> Result<(), WorkerError>
+where
+    S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone + 'static,
+{
+    let start = supervised::greet()?;
+    let calls = log::start(true);
+    // Here the sandbox takes the files away; the lifeline needs none, but its thread must be under it.
+    lifeline::watch().context("cannot start the lifeline")?;
+    let runtime = runtime()?;
+    let shared = shared(start.hello.limits, start.hello.generation, start.scores, calls);
+    LocalSet::new().block_on(&runtime, async {
+        let mut ends = Ends::of_host().context("cannot hear signals")?;
+        let listener = listener(start.listener)?;
+        tracing::info!(log.target = "worker", socket = start.hello.socket, "serving {name}");
+        // Here the sandbox takes the system calls away.
+        supervised::ready(start.protocol)?;
+        let end = async {
+            ends.next().await;
+        };
+        // Without a limit of its own: the host knows how long it will wait, and has SIGKILL.
+        accept::serve(listener, Rc::clone(&shared), make, end).await;
+        drained(&shared);
+        Ok(())
+    })
+}
+
+fn serve_standalone<S>(
+    path: &Path,
+    name: &str,
+    make: impl Fn(&Connection) -> S + 'static,
+) -> Result<(), WorkerError>
+where
+    S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone + 'static,
+{
+    let calls = log::start(false);
+    let limits = Limits::default();
+    supervised::limit_resources(&limits)?;
+    let scores =
+        Board::create().and_then(|board| Scores::map(board.fd())).context("cannot make the scoreboard")?;
+    let runtime = runtime()?;
+    let shared = shared(limits, 0, scores, calls);
+    LocalSet::new().block_on(&runtime, async {
+        // Before the socket is there: a signal from then on must find somebody who removes it.
+        let mut ends = Ends::of_people().context("cannot hear signals")?;
+        let (socket, file) = standalone::bind_socket(path)?;
+        let listener = listener(socket)?;
+        tracing::info!(log.target = "worker", socket = %path.display(), "serving {name}");
+        let (told, draining) = oneshot::channel();
+        let end = async move {
+            ends.next().await;
+            // Who connects now is to see at once that nobody serves here.
+            drop(file);
+            let _ = told.send(ends);
+        };
+        let impatience = async {
+            match draining.await {
+                Ok(mut ends) => timeout(DRAIN, ends.next()).await.ok(),
+                Err(_) => pending().await,
+            }
+        };
+        tokio::select! {
+            () = accept::serve(listener, Rc::clone(&shared), make, end) => drained(&shared),
+            again = impatience => {
+                if let Some(signal) = again {
+                    emulate_default_handler(signal).context("cannot end by the signal")?;
+                }
+                tracing::warn!(log.target = "worker", "gave up draining after {} s", DRAIN.as_secs());
+            }
+        }
+        Ok(())
+    })
+}
+
+fn runtime() -> Result<Runtime, WorkerError> {
+    Builder::new_current_thread().enable_io().enable_time().build().context("cannot start the runtime")
+}
+
+fn listener(listener: UnixListener) -> Result<tokio::net::UnixListener, WorkerError> {
+    tokio::net::UnixListener::from_std(listener).context("cannot use the listener")
+}
+
+fn shared(limits: Limits, generation: u64, scores: Scores, calls: CallLevel) -> Rc<Shared> {
+    Rc::new(Shared { limits: Arc::new(limits), generation, scores, calls })
+}
+
+fn drained(shared: &Shared) {
+    tracing::info!(log.target = "worker", calls = shared.scores.answered(), "drained");
+}
