@@ -31,7 +31,7 @@ pub fn tokens(text: &[u8]) -> Result<Vec<(Token, Place)>, Fault> {
 
 /// The fault of a value that is missing where none may be.
 pub fn missing_value(text: &[u8], place: Place) -> Fault {
-    let message = "a missing value (--missing skip leaves such out)";
+    let message = "a value is missing here; --missing skip leaves such values out";
     placed(Fault::new(FaultKind::MissingValue, message).at(place.line, place.column), text)
 }
 
