@@ -216,9 +216,7 @@ impl Failure {
     /// Says what happened on standard error and ends as [`Failure::ending`] says. Call it last, with everything cleaned up.
     pub fn end(&self, json: bool) -> ExitCode {
         if !matches!(self, Failure::ClosedOutput | Failure::Signal(_)) {
-            let said = if json { self.json() } else { self.text() };
-            // Nobody is left to tell if standard error is closed.
-            let _ = writeln!(io::stderr(), "{said}");
+            say(&if json { self.json() } else { self.text() });
         }
         match self.ending() {
             Ending::Code(code) => ExitCode::from(code),
@@ -251,6 +249,11 @@ pub fn print(text: &str) -> Result<(), Failure> {
         io::ErrorKind::BrokenPipe => Failure::ClosedOutput,
         _ => Failure::Output(error),
     })
+}
+
+/// Writes a line to standard error. Should that be closed, nobody is left to tell; `eprintln!` would panic.
+pub fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// The prefix of a message: `a.txt:3:5: `, `argument 2, column 3: `, or nothing.

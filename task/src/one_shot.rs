@@ -2,7 +2,6 @@
 //! it left, whatever happens in between.
 
 use std::future::Future;
-use std::io;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tarpc::client::RpcError;
@@ -112,7 +111,7 @@ async fn answered(config: &Config, input: Input, supervisor: &Supervisor) -> Res
         Input::Given(inputs) => {
             if inputs.sample && config.verbosity != Verbosity::Quiet {
                 supervisor.ready().await.map_err(|ended| ended_failure(&ended))?;
-                eprintln!("{SAMPLE_NOTE}");
+                exit::say(SAMPLE_NOTE);
             }
             let note = idle_note(config, supervisor, inputs.reads_stdin);
             let stats = Client::new(supervisor, inputs.attachments, |_| true).into();
@@ -132,7 +131,7 @@ async fn prompted(config: &Config, supervisor: &Supervisor) -> Result<(), Failur
     while let Some(line) = prompt.next_line().await {
         match reply(config, supervisor, line).await {
             Err(failure @ (Failure::Fault { .. } | Failure::Input { .. } | Failure::Deadline { .. })) => {
-                eprintln!("{}", if config.json { failure.json() } else { failure.text() });
+                exit::say(&if config.json { failure.json() } else { failure.text() });
             }
             ended => ended?,
         }
@@ -140,9 +139,12 @@ async fn prompted(config: &Config, supervisor: &Supervisor) -> Result<(), Failur
     Ok(())
 }
 
-async fn reply(config: &Config, supervisor: &Supervisor, line: io::Result<Vec<u8>>) -> Result<(), Failure> {
-    let line = line.map_err(|error| Failure::Internal(format!("cannot read the terminal: {error}")))?;
-    let inputs = inputs::from_line(&line, config.missing)?;
+async fn reply(
+    config: &Config,
+    supervisor: &Supervisor,
+    line: Result<Vec<u8>, Failure>,
+) -> Result<(), Failure> {
+    let inputs = inputs::from_line(&line?, config.missing)?;
     let stats = Client::new(supervisor, inputs.attachments, |_| true).into();
     tell(config, &ask(config, &stats, &inputs.query, &inputs.names).await?)
 }
@@ -184,7 +186,7 @@ async fn call<T>(reply: impl Future<Output = Result<Result<T, Fault>, RpcError>>
 fn tell(config: &Config, answer: &Answer) -> Result<(), Failure> {
     if config.verbosity != Verbosity::Quiet {
         for note in answer.notes() {
-            eprintln!("task: {note}");
+            exit::say(&format!("task: {note}"));
         }
     }
     let text = if config.json { answer.json().map_err(unusual)? } else { answer.text() };
@@ -196,7 +198,7 @@ async fn idle_note(config: &Config, supervisor: &Supervisor, reads_stdin: bool) 
     if reads_stdin && config.verbosity != Verbosity::Quiet {
         sleep(IDLE_STDIN_NOTE).await;
         if !has_read(supervisor) && stdin_is_idle() {
-            eprintln!("task: {READING_STDIN}");
+            exit::say(&format!("task: {READING_STDIN}"));
         }
     }
     std::future::pending().await

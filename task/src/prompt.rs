@@ -8,13 +8,15 @@ use std::io::{self, BufRead, Read as _, Write as _};
 use task_proto::limits::PROMPT_LINE;
 use tokio::sync::mpsc;
 
+use crate::exit::{Failure, InputKind, Place};
+
 const BANNER: &str = "Type numbers, Enter for mean, median and mode. Ctrl-D ends.\n";
 const PROMPT: &str = "> ";
 
 /// The lines that a terminal's user types.
 #[derive(Debug)]
 pub struct Prompt {
-    lines: mpsc::Receiver<io::Result<Vec<u8>>>,
+    lines: mpsc::Receiver<Result<Vec<u8>, Failure>>,
 }
 
 impl Prompt {
@@ -25,7 +27,7 @@ impl Prompt {
         std::thread::Builder::new().name("prompt".into()).spawn(move || {
             let mut input = io::stdin().lock();
             while let Some(line) = read_line(&mut input) {
-                let lost = line.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::InvalidData);
+                let lost = matches!(line, Err(Failure::Internal(_)));
                 if sender.blocking_send(line).is_err() || lost {
                     break;
                 }
@@ -35,9 +37,9 @@ impl Prompt {
         Ok(Prompt { lines })
     }
 
-    /// Prompts for a line that is not blank, without its end. `None` after Ctrl-D. An error is about one line
-    /// that is over the limit, or about the terminal, which ends it; the next call tells. May be dropped and called again.
-    pub async fn next_line(&mut self) -> Option<io::Result<Vec<u8>>> {
+    /// Prompts for a line that is not blank, without its end. `None` after Ctrl-D. A line over the limit is
+    /// [`Failure::Input`], and the next call prompts again; after any other failure it returns `None`. May be dropped and called again.
+    pub async fn next_line(&mut self) -> Option<Result<Vec<u8>, Failure>> {
         loop {
             say(PROMPT);
             match self.lines.recv().await {
@@ -59,18 +61,18 @@ fn say(words: &str) {
 }
 
 /// The next line without its end, or `None` at the end of input.
-fn read_line(input: &mut impl BufRead) -> Option<io::Result<Vec<u8>>> {
+fn read_line(input: &mut impl BufRead) -> Option<Result<Vec<u8>, Failure>> {
     let mut line = Vec::new();
     match input.by_ref().take(PROMPT_LINE as u64 + 1).read_until(b'\n', &mut line) {
         Ok(0) => None,
         Ok(_) if line.len() > PROMPT_LINE && !line.ends_with(b"\n") => {
-            Some(skip_line(input).and(Err(too_long())))
+            Some(skip_line(input).map_err(|error| lost(&error)).and(Err(too_long())))
         }
         Ok(_) => {
             line.truncate(line.trim_ascii_end().len());
             Some(Ok(line))
         }
-        Err(error) => Some(Err(error)),
+        Err(error) => Some(Err(lost(&error))),
     }
 }
 
@@ -90,18 +92,20 @@ fn skip_line(input: &mut impl BufRead) -> io::Result<()> {
     }
 }
 
-fn too_long() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!("the line is longer than {PROMPT_LINE} bytes; put it in a file"),
-    )
+fn too_long() -> Failure {
+    let message = format!("the line is longer than {PROMPT_LINE} bytes; put it in a file: task FILE");
+    Failure::Input { kind: InputKind::TooLarge, message, place: Place::default() }
+}
+
+fn lost(error: &io::Error) -> Failure {
+    Failure::Internal(format!("cannot read the terminal: {error}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn lines(typed: &[u8]) -> Vec<Result<Vec<u8>, io::ErrorKind>> {
+    fn lines(typed: &[u8]) -> Vec<Result<Vec<u8>, String>> {
         let mut input = io::BufReader::with_capacity(7, typed);
         std::iter::from_fn(|| read_line(&mut input)).map(|line| line.map_err(|error| error.kind())).collect()
     }
@@ -119,6 +123,6 @@ mod tests {
         typed.extend_from_slice(b"\n2\n");
         let lines = lines(&typed);
         assert_eq!(lines[0].as_ref().map(Vec::len), Ok(PROMPT_LINE));
-        assert_eq!(lines[1..], [Err(io::ErrorKind::InvalidData), Ok(b"2".to_vec())]);
+        assert_eq!(lines[1..], [Err("too_large".to_owned()), Ok(b"2".to_vec())]);
     }
 }

@@ -166,7 +166,8 @@ fn missing_values_are_errors_that_name_the_argument_or_are_left_to_be_counted() 
         failure(&["1", "2,,3"], null()),
         (
             "missing_value".into(),
-            "task: argument 2, column 3: a value is missing here; --missing skip leaves such values out".into()
+            "task: argument 2, column 3: a value is missing here; --missing skip leaves such values out"
+                .into()
         )
     );
     let Input::Given(inputs) = gather(&words(&["1", "NA,2"]), Missing::Skip, null().as_fd()).unwrap() else {
@@ -241,6 +242,9 @@ fn a_line_of_the_prompt_is_a_query_or_says_where_it_is_wrong() {
     let failure = |line: &[u8]| from_line(line, Missing::Error).unwrap_err().text();
     assert_eq!(failure(b"3 1 abc"), "task: column 5: \"abc\" is not a number");
     assert_eq!(failure(b"a.txt"), "task: \"a.txt\" is not a number");
-    assert_eq!(failure(b"1 nan"), "task: column 3: a value is missing here; --missing skip leaves such values out");
+    assert_eq!(
+        failure(b"1 nan"),
+        "task: column 3: a value is missing here; --missing skip leaves such values out"
+    );
     assert_eq!(failure(b"nan"), "task: a value is missing here; --missing skip leaves such values out");
 }
