@@ -105,11 +105,12 @@ fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], attachments: &Attachments)
             received.extend(rights);
         }
     }
-    // Some descriptors did not arrive, so the numbers of all later ones would be wrong.
-    if message.flags.contains(ReturnFlags::CTRUNC) {
+    // Some descriptors were lost, so the numbers of all later ones would be wrong. (Padding may have had room for
+    // one too many, which is no reason to let it depend on the padding.)
+    if message.flags.contains(ReturnFlags::CTRUNC) || received.len() > DESCRIPTORS_PER_MESSAGE {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("at most {DESCRIPTORS_PER_MESSAGE} descriptors fit in one message; some were lost"),
+            format!("more than {DESCRIPTORS_PER_MESSAGE} descriptors in one message, or no room for them"),
         ));
     }
     attachments.add(received)?;

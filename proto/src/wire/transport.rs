@@ -5,6 +5,7 @@
 //! full gate goes on reading, passes cancels on, and keeps requests back until there is a permit.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
@@ -18,7 +19,7 @@ use serde::de::DeserializeOwned;
 use tarpc::{ClientMessage, Response, ServerError};
 use tokio::sync::Semaphore;
 use tokio::time::Sleep;
-use tokio_util::codec::{Framed, LengthDelimitedCodec};
+use tokio_util::codec::{Framed, LengthDelimitedCodec, LengthDelimitedCodecError};
 use tokio_util::sync::PollSemaphore;
 
 use super::codec::{ClientCodec, Held, Incoming, ServerCodec};
@@ -119,7 +120,13 @@ impl<Req: DeserializeOwned, Resp: Serialize> Stream for ServerTransport<Req, Res
                 // A frame cut off by the end of the stream (a drain can do that) was never a request; those
                 // before it are to be answered.
                 Some(Err(_)) if this.inner.get_ref().get_ref().ended() => this.state = State::Ended,
-                Some(Err(error)) => {
+                Some(Err(mut error)) => {
+                    if error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<LengthDelimitedCodecError>)
+                    {
+                        let limit = this.inner.get_ref().codec().max_frame_length();
+                        let reason = format!("a frame is over the limit of {limit} bytes");
+                        error = io::Error::new(ErrorKind::InvalidData, reason);
+                    }
                     let limit = Box::pin(tokio::time::sleep(NOTICE));
                     this.state = State::Failing { error: Some(error), told: false, limit };
                 }

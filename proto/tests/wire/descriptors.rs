@@ -1,0 +1,209 @@
+//! Descriptors beside the bytes.
+
+use std::io::{IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use task_proto::limits::Limits;
+use task_proto::wire::{self, FdStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::local;
+use crate::support::*;
+
+/// A file that holds its own number.
+fn file(number: u32) -> Arc<OwnedFd> {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&number.to_le_bytes()).unwrap();
+    Arc::new(OwnedFd::from(file))
+}
+
+fn number_in(descriptor: &OwnedFd) -> u32 {
+    let mut bytes = [0; 4];
+    rustix::io::pread(descriptor, &mut bytes, 0).unwrap();
+    u32::from_le_bytes(bytes)
+}
+
+fn streams(attachments: usize) -> (FdStream, FdStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    (FdStream::new(ours, 0), FdStream::new(theirs, attachments))
+}
+
+#[test]
+fn descriptors_arrive_with_the_bytes_numbered_in_order_and_numbers_are_not_reused() {
+    local(async {
+        let (mut ours, mut theirs) = streams(16);
+        let attachments = theirs.attachments().clone();
+        for round in 0..40 {
+            let number = ours.outgoing().push(file(round));
+            assert_eq!(number, round);
+            ours.write_all(b"x").await.unwrap();
+            soon(theirs.read_u8()).await.unwrap();
+            assert_eq!(number_in(&attachments.get(round).unwrap()), round);
+            assert!(attachments.get(round + 1).is_none());
+            assert!(attachments.release(round) && !attachments.release(round));
+            assert!(attachments.get(round).is_none());
+        }
+        assert_eq!(attachments.alive(), 0);
+        let close_on_exec = rustix::io::fcntl_getfd(&*{
+            ours.outgoing().push(file(40));
+            ours.write_all(b"x").await.unwrap();
+            soon(theirs.read_u8()).await.unwrap();
+            attachments.get(40).unwrap()
+        });
+        assert_eq!(close_on_exec.unwrap(), rustix::io::FdFlags::CLOEXEC);
+    });
+}
+
+#[test]
+fn forty_descriptors_go_before_the_request_that_names_them_if_the_limit_allows() {
+    local(async {
+        let (mut ours, mut theirs) = streams(40);
+        for number in 0..40 {
+            assert_eq!(ours.outgoing().push(file(number)), number);
+        }
+        ours.write_all(b"request").await.unwrap();
+        // With the first byte that is read they begin to come; with the whole request all are there.
+        let mut request = [0; 7];
+        soon(theirs.read_exact(&mut request)).await.unwrap();
+        assert_eq!(&request, b"request");
+        assert_eq!(theirs.attachments().alive(), 40);
+        for number in 0..40 {
+            assert_eq!(number_in(&theirs.attachments().get(number).unwrap()), number);
+        }
+    });
+}
+
+#[test]
+fn one_descriptor_over_the_limit_ends_the_connection_with_a_reason_that_names_it() {
+    local(async {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let limits = Limits::default();
+        let end = serve(theirs, &limits, Handler::new().0.serve());
+        let transport = wire::client(FdStream::new(ours, 0), &limits);
+        let outgoing = transport.outgoing().clone();
+        let new =
+            tarpc::client::new::<ProbeRequest, ProbeResponse, _>(tarpc::client::Config::default(), transport);
+        tokio::spawn(new.dispatch);
+        let client = ProbeClient::from(wire::Clamp(new.client));
+        for number in 0..16 {
+            outgoing.push(file(number));
+        }
+        let day = Duration::from_hours(24);
+        assert_eq!(soon(client.echo(within(day), vec![1.0])).await.unwrap(), [1.0]);
+        outgoing.push(file(16));
+        let error = soon(client.echo(within(day), vec![1.0])).await.unwrap_err();
+        assert!(told(&error).contains("at most 16 attachments"), "{}", told(&error));
+        assert!(matches!(soon(end).await.unwrap(), End::Failed));
+    });
+}
+
+#[test]
+fn a_flood_of_descriptors_in_one_message_is_refused_and_leaks_none() {
+    local(async {
+        for count in [17, 40] {
+            let (ours, mut theirs) = streams(100);
+            let (canary, watched) = std::os::unix::net::UnixStream::pair().unwrap();
+            let batch = vec![watched.as_fd(); count];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(40))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            assert!(control.push(SendAncillaryMessage::ScmRights(&batch)));
+            sendmsg(&ours, &[IoSlice::new(b"x")], &mut control, SendFlags::NOSIGNAL).unwrap();
+            let error = soon(theirs.read_u8()).await.unwrap_err();
+            assert!(error.to_string().contains("more than 16 descriptors in one message"), "{error}");
+            assert_eq!(theirs.attachments().alive(), 0);
+            // Its other end sees the end only if every received copy was closed.
+            drop(watched);
+            canary.set_nonblocking(true).unwrap();
+            assert_eq!((&canary).read(&mut [0]).unwrap(), 0);
+        }
+    });
+}
+
+#[test]
+fn a_full_socket_neither_loses_nor_doubles_descriptors() {
+    local(async {
+        let (mut ours, mut theirs) = streams(64);
+        let attachments = theirs.attachments().clone();
+        let sending = tokio::task::spawn_local(async move {
+            for number in 0..20 {
+                ours.outgoing().push(file(2 * number));
+                ours.outgoing().push(file(2 * number + 1));
+                // More than the socket holds, so that writes are cut and refused at every place.
+                ours.write_all(&vec![0; 300_000]).await.unwrap();
+            }
+        });
+        let mut total = 0;
+        let mut block = vec![0; 10_000];
+        while total < 20 * 300_000 {
+            total += soon(theirs.read(&mut block)).await.unwrap();
+        }
+        soon(sending).await.unwrap();
+        assert_eq!(attachments.alive(), 40);
+        for number in 0..40 {
+            assert_eq!(number_in(&attachments.get(number).unwrap()), number);
+        }
+    });
+}
+
+#[test]
+fn a_sender_of_single_bytes_is_understood() {
+    local(async {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let (handler, _) = Handler::new();
+        serve(theirs, &Limits::default(), handler.serve());
+        let day = Duration::from_hours(24);
+        for byte in framed(&request(5, day, ProbeRequest::Grow { bytes: 3 })) {
+            ours.write_all(&[byte]).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        let reply = Raw::new(ours).reply().await.unwrap();
+        assert!(
+            matches!(reply.message, Ok(ProbeResponse::Grow(text)) if reply.request_id == 5 && text == "xxx")
+        );
+    });
+}
+
+#[test]
+fn the_first_byte_can_be_looked_at_and_is_still_there() {
+    local(async {
+        let (mut ours, mut theirs) = streams(16);
+        ours.outgoing().push(file(7));
+        ours.write_all(b"\0rest").await.unwrap();
+        assert_eq!(soon(theirs.first_byte()).await.unwrap(), Some(0));
+        assert_eq!(number_in(&theirs.attachments().get(0).unwrap()), 7);
+        drop(ours);
+        let mut all = Vec::new();
+        soon(theirs.read_to_end(&mut all)).await.unwrap();
+        assert_eq!(all, b"\0rest");
+        assert_eq!(soon(theirs.first_byte()).await.unwrap(), None);
+    });
+}
+
+#[test]
+fn a_full_backlog_and_a_long_path_are_no_obstacles_to_a_client() {
+    local(async {
+        let directory = tempfile::tempdir().unwrap();
+        let long = directory.path().join("d".repeat(120));
+        std::fs::create_dir(&long).unwrap();
+        let path = long.join("rpc.sock");
+        let at = std::fs::File::open(&long).unwrap();
+        let short = format!("/proc/self/fd/{}/rpc.sock", std::os::fd::AsRawFd::as_raw_fd(&at));
+        let listener = std::os::unix::net::UnixListener::bind(short).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let _first = soon(wire::connect(&path)).await.unwrap();
+        // The backlog is full now; the next one waits until somebody accepts.
+        let mut second = Box::pin(wire::connect_at(at.as_fd(), "rpc.sock"));
+        assert!(futures::poll!(&mut second).is_pending());
+        let listener = UnixListener::from_std(listener).unwrap();
+        soon(listener.accept()).await.unwrap();
+        soon(second).await.unwrap();
+        let missing = soon(wire::connect(long.join("missing"))).await.unwrap_err();
+        assert_eq!(missing.kind(), std::io::ErrorKind::NotFound);
+    });
+}

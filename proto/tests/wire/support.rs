@@ -1,0 +1,247 @@
+//! A service to probe, servers and clients for it (ours and stock tarpc's), and frames written by hand.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::stream::FuturesUnordered;
+use futures::{SinkExt, StreamExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tarpc::client::{Config, RpcError};
+use tarpc::server::{BaseChannel, Channel as _, Serve};
+use tarpc::{ChannelError, Response, context, trace};
+use task_proto::limits::Limits;
+use task_proto::wire::{self, FdStream, Hangup};
+use tokio::net::UnixStream;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio_serde::formats::MessagePack;
+use tokio_util::codec::{Framed, LengthDelimitedCodec};
+
+#[tarpc::service]
+pub trait Probe {
+    /// The same floats.
+    async fn echo(values: Vec<f64>) -> Vec<f64>;
+    /// A string of so many bytes.
+    async fn grow(bytes: u32) -> String;
+    /// Panics with this message.
+    async fn panic(message: String);
+    /// Says that it has started, and answers when the test lets it.
+    async fn wait(name: u32) -> u32;
+}
+
+/// What happened to a `wait`.
+#[derive(Debug, PartialEq)]
+pub enum Event {
+    Started(u32),
+    /// Its future was dropped, however it ended.
+    Ended(u32),
+}
+
+#[derive(Clone)]
+pub struct Handler {
+    events: mpsc::UnboundedSender<Event>,
+    /// A `wait` answers for each permit.
+    pub release: Arc<Semaphore>,
+}
+
+impl Handler {
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<Event>) {
+        let (events, seen) = mpsc::unbounded_channel();
+        (Handler { events, release: Arc::new(Semaphore::new(0)) }, seen)
+    }
+}
+
+struct Ends(mpsc::UnboundedSender<Event>, u32);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _ = self.0.send(Event::Ended(self.1));
+    }
+}
+
+impl Probe for Handler {
+    async fn echo(self, _: context::Context, values: Vec<f64>) -> Vec<f64> {
+        values
+    }
+    async fn grow(self, _: context::Context, bytes: u32) -> String {
+        "x".repeat(bytes as usize)
+    }
+    async fn panic(self, _: context::Context, message: String) {
+        panic!("{message}")
+    }
+    async fn wait(self, _: context::Context, name: u32) -> u32 {
+        let _ends = Ends(self.events.clone(), name);
+        let _ = self.events.send(Event::Started(name));
+        self.release.acquire().await.unwrap().forget();
+        name
+    }
+}
+
+/// How a connection ended for our server.
+#[derive(Debug)]
+pub enum End {
+    Served,
+    HungUp,
+    Failed,
+}
+
+/// Serves one connection as a worker does.
+pub fn serve<S>(socket: UnixStream, limits: &Limits, handler: S) -> JoinHandle<End>
+where
+    S: Serve<Req: DeserializeOwned + Send + 'static, Resp: Serialize + Send + 'static>
+        + Clone
+        + Send
+        + 'static,
+{
+    let stream = FdStream::new(socket, limits.attachments);
+    let mut hangup = Hangup::new(&stream).unwrap();
+    let requests = BaseChannel::with_defaults(wire::server(stream, limits)).requests();
+    // Local: a `Serve` of any kind need not have a `Send` future.
+    tokio::task::spawn_local(async move {
+        let mut requests = Box::pin(requests);
+        let mut running = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                () = &mut hangup => return End::HungUp,
+                Some(()) = running.next() => {}
+                request = requests.next() => match request {
+                    Some(Ok(request)) => running.push(wire::execute(request, handler.clone())),
+                    Some(Err(_)) => return End::Failed,
+                    None => return End::Served,
+                },
+            }
+        }
+    })
+}
+
+pub type Channel<Req, Resp> = wire::Clamp<tarpc::client::Channel<Req, Resp>>;
+pub type Client = Channel<ProbeRequest, ProbeResponse>;
+
+/// Our client for any service; the handle is its dispatch.
+pub fn connect<Req, Resp>(
+    socket: UnixStream,
+    limits: &Limits,
+) -> (Channel<Req, Resp>, JoinHandle<Result<(), ChannelError<io::Error>>>)
+where
+    Req: Serialize + tarpc::RequestName + Send + 'static,
+    Resp: DeserializeOwned + Send + 'static,
+{
+    let transport = wire::client(FdStream::new(socket, limits.attachments), limits);
+    let new = tarpc::client::new(Config::default(), transport);
+    (wire::Clamp(new.client), tokio::spawn(new.dispatch))
+}
+
+/// A client and a server of the probe, with the server's handler and its events.
+pub struct Pair {
+    pub client: ProbeClient<Client>,
+    pub handler: Handler,
+    pub events: mpsc::UnboundedReceiver<Event>,
+}
+
+pub fn pair(limits: &Limits) -> Pair {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let (handler, events) = Handler::new();
+    serve(theirs, limits, handler.clone().serve());
+    Pair { client: ProbeClient::from(connect(ours, limits).0), handler, events }
+}
+
+/// The same service by stock tarpc on stock tarpc's transport: what ours must not do, it does.
+pub fn stock_serve(socket: UnixStream, frame: usize, handler: Handler) -> JoinHandle<()> {
+    let transport = tarpc::serde_transport::new(frames(socket, frame), MessagePack::default());
+    let serving = BaseChannel::with_defaults(transport).execute(handler.serve());
+    tokio::spawn(serving.for_each(|answer| async {
+        tokio::spawn(answer);
+    }))
+}
+
+/// A stock client, with its dispatch.
+pub fn stock_connect(socket: UnixStream) -> (ProbeClient, JoinHandle<bool>) {
+    let transport = tarpc::serde_transport::new(frames(socket, 1 << 20), MessagePack::default());
+    let tarpc::client::NewClient { client, dispatch } = ProbeClient::new(Config::default(), transport);
+    (client, tokio::spawn(async move { dispatch.await.is_ok() }))
+}
+
+pub fn frames<S>(socket: S, limit: usize) -> Framed<S, LengthDelimitedCodec>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite,
+{
+    LengthDelimitedCodec::builder().max_frame_length(limit).new_framed(socket)
+}
+
+#[derive(Serialize)]
+struct RawContext {
+    deadline: Duration,
+    trace_context: trace::Context,
+}
+
+#[derive(Serialize)]
+struct RawRequest<T> {
+    context: RawContext,
+    id: u64,
+    message: T,
+}
+
+#[derive(Serialize)]
+enum RawMessage<T> {
+    Request(RawRequest<T>),
+}
+
+/// A request written by hand, without its length.
+pub fn request(id: u64, deadline: Duration, message: impl Serialize) -> Vec<u8> {
+    let context = RawContext { deadline, trace_context: trace::Context::default() };
+    rmp_serde::to_vec(&RawMessage::Request(RawRequest { context, id, message })).unwrap()
+}
+
+/// A frame: length and content.
+pub fn framed(content: &[u8]) -> Vec<u8> {
+    [&u32::try_from(content.len()).unwrap().to_be_bytes(), content].concat()
+}
+
+/// A connection on which the test writes its own frames.
+pub struct Raw(pub Framed<UnixStream, LengthDelimitedCodec>);
+
+impl Raw {
+    pub fn new(socket: UnixStream) -> Self {
+        Raw(frames(socket, 1 << 20))
+    }
+
+    pub async fn send(&mut self, content: Vec<u8>) {
+        self.0.send(bytes::Bytes::from(content)).await.unwrap();
+    }
+
+    /// The next reply, read by tarpc's own types; `None` at the end.
+    pub async fn reply(&mut self) -> Option<Response<ProbeResponse>> {
+        let frame = soon(self.0.next()).await?.ok()?;
+        Some(rmp_serde::from_slice(&frame).unwrap())
+    }
+}
+
+/// A context with this much time.
+pub fn within(time: Duration) -> context::Context {
+    let mut context = context::current();
+    context.deadline = Instant::now() + time;
+    context
+}
+
+/// Ten seconds: what is waited for comes at once, or the test has failed.
+pub async fn soon<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(10), future).await.expect("it did not happen")
+}
+
+/// The whole chain of an error, in one line.
+pub fn told(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        None => error.to_string(),
+        Some(source) => format!("{error}: {}", told(source)),
+    }
+}
+
+/// What the server answered instead of a result.
+pub fn refusal<T: std::fmt::Debug>(result: Result<T, RpcError>) -> tarpc::ServerError {
+    match result {
+        Err(RpcError::Server(error)) => error,
+        other => panic!("not an error of the server: {other:?}"),
+    }
+}
