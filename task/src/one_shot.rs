@@ -110,7 +110,7 @@ async fn answered(config: &Config, input: Input, supervisor: &Supervisor) -> Res
         Input::Prompt => prompted(config, supervisor).await,
         Input::Given(inputs) => {
             if inputs.sample && config.verbosity != Verbosity::Quiet {
-                supervisor.ready().await.map_err(|ended| ended_failure(&ended))?;
+                supervisor.ready().await.map_err(|ended| ended_failure(config, &ended))?;
                 exit::say(SAMPLE_NOTE);
             }
             let note = idle_note(config, supervisor, inputs.reads_stdin);
@@ -126,7 +126,7 @@ async fn answered(config: &Config, input: Input, supervisor: &Supervisor) -> Res
 
 /// An answer for each line, until Ctrl-D. A line that is at fault is reported, and the prompt returns.
 async fn prompted(config: &Config, supervisor: &Supervisor) -> Result<(), Failure> {
-    supervisor.ready().await.map_err(|ended| ended_failure(&ended))?;
+    supervisor.ready().await.map_err(|ended| ended_failure(config, &ended))?;
     let mut prompt = Prompt::start().map_err(unusual)?;
     while let Some(line) = prompt.next_line().await {
         match reply(config, supervisor, line).await {
@@ -254,24 +254,28 @@ fn failure(config: &Config, names: &[String], error: AskError) -> Failure {
         AskError::Call(CallError::InputConsumed { bytes, death }) => {
             Failure::InputConsumed { bytes, cause: death.cause.to_string() }
         }
-        AskError::Call(CallError::Ended(ended)) => ended_failure(&ended),
+        AskError::Call(CallError::Ended(ended)) => ended_failure(config, &ended),
         AskError::Call(error @ (CallError::NeverSent(_) | CallError::Lost(_) | CallError::Service(_))) => {
             Failure::Internal(error.to_string())
         }
     }
 }
 
-fn ended_failure(ended: &Ended) -> Failure {
+fn ended_failure(config: &Config, ended: &Ended) -> Failure {
+    // What a worker writes to stderr is on the screen already, unless nobody was to see it.
+    let unseen = |tail: &[String]| {
+        if config.json || config.verbosity == Verbosity::Quiet { tail.to_vec() } else { Vec::new() }
+    };
     match ended {
         Ended::StartFailed(failure) => Failure::CannotStart {
             program: failure.program.clone(),
             reason: failure.fault.to_string(),
-            stderr: failure.stderr_tail.clone(),
+            stderr: unseen(&failure.stderr_tail),
         },
         Ended::Died(death) => Failure::Crashed {
             cause: death.cause.to_string(),
             generation: death.generation,
-            stderr: death.stderr_tail.clone(),
+            stderr: unseen(&death.stderr_tail),
         },
         Ended::Stopped => Failure::Internal(ended.to_string()),
     }

@@ -302,10 +302,11 @@ impl Service {
     fn log_exit(&self, death: &PostMortem) {
         let PostMortem { generation, pid, cause, .. } = death;
         let name = self.spec.name();
-        if matches!(self.state.phase, Phase::Stopping { .. }) {
-            tracing::info!("{name} {cause}; pipes closed; socket removed");
-        } else {
-            tracing::warn!(pid, generation, "{name} {cause}");
+        match self.state.phase {
+            Phase::Stopping { .. } => tracing::info!("{name} {cause}; pipes closed; socket removed"),
+            Phase::Serving => tracing::warn!(pid, generation, "{name} {cause}"),
+            // The error that the start ends with says it.
+            _ => tracing::info!(pid, generation, "{name} {cause}"),
         }
     }
 
