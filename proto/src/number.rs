@@ -210,3 +210,151 @@ impl de::Visitor<'_> for NumberVisitor {
 fn excerpt(text: &str) -> &str {
     &text[..text.floor_char_boundary(64)]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(token: &str) -> Number {
+        match parse_token(token.as_bytes()) {
+            Ok(Token::Number(number)) => number,
+            other => panic!("{token:?} is {other:?}"),
+        }
+    }
+
+    #[test]
+    fn integers_stay_exact() {
+        for (token, int) in [
+            ("0", 0),
+            ("-0", 0),
+            ("+7", 7),
+            ("007", 7),
+            ("9223372036854775807", i64::MAX),
+            ("-9223372036854775808", i64::MIN),
+            ("000000000000000000000000000042", 42),
+        ] {
+            assert_eq!(number(token), Number::Int(int), "{token}");
+        }
+        for (token, float) in [("9223372036854775808", 9_223_372_036_854_775_808.0), ("-1e0", -1.0)] {
+            match parse_token(token.as_bytes()).unwrap() {
+                Token::HugeInt(got) | Token::Number(Number::Float(got)) => assert_eq!(got, float, "{token}"),
+                other => panic!("{token} is {other:?}"),
+            }
+        }
+        assert_eq!(parse_token(b"-9223372036854775809"), Ok(Token::HugeInt(-9_223_372_036_854_775_808.0)));
+    }
+
+    #[test]
+    fn a_point_or_an_exponent_makes_a_float() {
+        for (token, float) in [
+            ("1.", 1.0),
+            (".5", 0.5),
+            ("-.5e1", -5.0),
+            ("1E+2", 100.0),
+            ("1e-400", 0.0),
+            ("0e99999999999999999999", 0.0),
+            ("1.7976931348623157e308", f64::MAX),
+            ("4.9e-324", 5e-324),
+            ("INF", f64::INFINITY),
+            ("-Infinity", f64::NEG_INFINITY),
+            ("+inf", f64::INFINITY),
+        ] {
+            assert_eq!(number(token), Number::Float(float), "{token}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_no_number_and_no_error() {
+        for token in ["nan", "NaN", "-nan", "+NAN", "NA", "na", "null", "NULL", ""] {
+            assert_eq!(parse_token(token.as_bytes()), Ok(Token::Missing), "{token:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_grammar_does_not_name_is_refused() {
+        for token in [
+            "+",
+            "-",
+            ".",
+            "-.",
+            "e5",
+            "1e",
+            "1e+",
+            ".e1",
+            "1.2.3",
+            "1_000",
+            "0x10",
+            "1e5.0",
+            "--1",
+            "+-1",
+            "1-",
+            "infin",
+            "infinityy",
+            "in",
+            "nana",
+            "+NA",
+            "-null",
+            "nil",
+            "1f",
+            "1 ",
+            " 1",
+            "1,0",
+            "\u{661}",
+            "½",
+        ] {
+            assert_eq!(parse_token(token.as_bytes()), Err(TokenError::NotANumber), "{token:?}");
+        }
+        for bytes in [&b"\0"[..], b"\xff", b"1\0", b"1\xff"] {
+            assert_eq!(parse_token(bytes), Err(TokenError::NotANumber), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_finite_token_beyond_the_largest_float_is_out_of_range() {
+        for token in ["1e400", "-1.8e308", &"9".repeat(400), "1e99999999999999999999"] {
+            assert_eq!(parse_token(token.as_bytes()), Err(TokenError::OutOfRange), "{token}");
+        }
+    }
+
+    #[test]
+    fn numbers_show_shortest_and_read_back_as_themselves() {
+        for (float, text) in [
+            (0.1, "0.1"),
+            (2.0, "2"),
+            (-0.0, "0"),
+            (1e16, "1e16"),
+            (9_999_999_999_999_998.0, "9999999999999998"),
+            (1e-5, "0.00001"),
+            (9.9e-6, "9.9e-6"),
+            (5e-324, "5e-324"),
+            (f64::MAX, "1.7976931348623157e308"),
+            (f64::NEG_INFINITY, "-inf"),
+            (f64::NAN, "nan"),
+        ] {
+            assert_eq!(Number::Float(float).to_string(), text);
+        }
+        let mut bits = 1_u64;
+        for _ in 0..10_000 {
+            bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let float = f64::from_bits(bits);
+            if float.is_finite() {
+                let text = Number::Float(float).to_string();
+                assert_eq!(number(&text).to_f64().to_bits(), float.to_bits(), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn json_carries_what_it_cannot_write_as_strings() {
+        let json = |number: Number| serde_json::to_string(&number).unwrap();
+        assert_eq!(json(Number::Float(f64::NEG_INFINITY)), r#""-inf""#);
+        assert_eq!(json(Number::Float(2.0)), "2.0");
+        assert_eq!(json(Number::Int(2)), "2");
+        let read = |text: &str| serde_json::from_str::<Number>(text);
+        assert_eq!(read(r#""-inf""#).unwrap(), Number::Float(f64::NEG_INFINITY));
+        assert!(read(r#""nan""#).unwrap().to_f64().is_nan());
+        assert!(read("null").unwrap().to_f64().is_nan());
+        assert_eq!(read("18446744073709551615").unwrap(), Number::Float(18_446_744_073_709_551_615.0));
+        assert!(read(r#""abc""#).is_err());
+    }
+}

@@ -271,3 +271,178 @@ static BETWEEN: [bool; 256] = {
     }
     table
 };
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Scanned = (Vec<(Token, Place)>, Option<Fault>);
+
+    /// The tokens of a text handed over in these parts, and the fault it ended with.
+    fn scan<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Scanned {
+        let mut tokens = Vec::new();
+        let mut sink = |token, place| {
+            tokens.push((token, place));
+            Ok(())
+        };
+        let mut scanner = Scanner::default();
+        let pushed = parts.into_iter().try_for_each(|part| scanner.push(part, &mut sink));
+        let outcome = pushed.and_then(|()| scanner.finish(&mut sink));
+        (tokens, outcome.err())
+    }
+
+    fn ints(text: &str) -> Vec<(i64, u64, u64)> {
+        let (tokens, fault) = scan([text.as_bytes()]);
+        assert_eq!(fault, None, "{text:?}");
+        tokens
+            .into_iter()
+            .map(|(token, Place { line, column })| match token {
+                Token::Number(Number::Int(int)) => (int, line, column),
+                Token::Missing => (i64::MIN, line, column),
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    const MISSING: i64 = i64::MIN;
+
+    #[test]
+    fn numbers_stand_between_white_space_or_commas() {
+        assert_eq!(
+            ints("1 2,3\t4\n5\r\n6\x0b7\x0c8"),
+            [(1, 1, 1), (2, 1, 3), (3, 1, 5), (4, 1, 7), (5, 2, 1), (6, 3, 1), (7, 3, 3), (8, 3, 5)]
+        );
+        assert_eq!(ints(""), []);
+        assert_eq!(ints(" \n, \n"), []);
+    }
+
+    #[test]
+    fn nothing_between_two_commas_is_a_missing_value_at_the_second() {
+        assert_eq!(ints("1,,2"), [(1, 1, 1), (MISSING, 1, 3), (2, 1, 4)]);
+        assert_eq!(ints("1, \n ,2"), [(1, 1, 1), (MISSING, 2, 2), (2, 2, 3)]);
+        assert_eq!(ints("1,2,\n3,4,\n"), [(1, 1, 1), (2, 1, 3), (3, 2, 1), (4, 2, 3)]);
+        assert_eq!(ints(",,,"), [(MISSING, 1, 2), (MISSING, 1, 3)]);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_skipped_and_has_no_column() {
+        assert_eq!(ints("\u{feff}1 2"), [(1, 1, 1), (2, 1, 3)]);
+        for text in [&b"\xef"[..], b"\xef\xbb", b"\xef\xbb 1", b"1\xef\xbb\xbf", b"\xef\xbb\xbf\xef\xbb\xbf1"]
+        {
+            assert_eq!(scan([text]).1.map(|fault| fault.kind), Some(FaultKind::NotANumber), "{text:?}");
+        }
+        assert_eq!(scan([&b"\xef\xbb x"[..]]).1.unwrap().column, Some(1));
+        assert_eq!(scan([&b"\xef\xbb\xbf"[..]]), (vec![], None));
+    }
+
+    #[test]
+    fn what_is_no_number_is_named_with_line_and_column() {
+        let fault = scan([&b"1 2\r\n3\n4 5 abc 6\n"[..]]).1.unwrap();
+        assert_eq!(fault, Fault::new(FaultKind::NotANumber, "\"abc\" is not a number").at(3, 5));
+        let fault = scan([&b"1e400"[..]]).1.unwrap();
+        assert_eq!(fault.kind, FaultKind::OutOfRange);
+        assert!(fault.message.contains("1e400"), "{fault}");
+    }
+
+    #[test]
+    fn an_error_shows_a_token_cut_and_safe_for_a_terminal() {
+        assert_eq!(shown(b"a\x00\x1b[31m\"\xff\n"), r#"a\x00\x1b[31m\"\xff\n"#);
+        assert_eq!(shown("größe".as_bytes()), "größe");
+        assert_eq!(shown("\u{202e}\u{9b}".as_bytes()), r"\u{202e}\u{9b}");
+        assert_eq!(shown(&[b'x'; 64]), "x".repeat(64));
+        assert_eq!(shown(&[b'x'; 65]), "x".repeat(64) + "…");
+    }
+
+    #[test]
+    fn a_token_longer_than_any_number_ends_the_scan_without_being_kept() {
+        let zeros = vec![b'0'; TOKEN];
+        assert_eq!(scan([&zeros[..1], &zeros[1..]]).0.len(), 1, "as long as it may be");
+        let block = vec![0_u8; 256 * 1024];
+        let mut scanner = Scanner::default();
+        let fault = scanner.push(&block, |_, _| Ok(())).unwrap_err();
+        assert_eq!((fault.kind, fault.line, fault.column), (FaultKind::NotANumber, Some(1), Some(1)));
+        assert!(scanner.carried.capacity() <= 2 * TOKEN);
+        // In small blocks, and followed by an end, it is the same fault.
+        assert_eq!(scan(block.chunks(1000)).1, Some(fault.clone()));
+        let mut ended = vec![0_u8; TOKEN + 1];
+        ended.push(b'\n');
+        assert_eq!(scan([&ended[..]]).1, Some(fault));
+    }
+
+    #[test]
+    fn a_sink_that_refuses_ends_the_scan() {
+        let refusal = Fault::new(FaultKind::Cancelled, "no");
+        let mut seen = 0;
+        let outcome = Scanner::default().push(b"1 2 3", |_, _| {
+            seen += 1;
+            Err(refusal.clone())
+        });
+        assert_eq!((outcome, seen), (Err(refusal), 1));
+    }
+
+    #[test]
+    fn a_command_line_keeps_missing_values_and_knows_its_first_huge_integer() {
+        let parsed = parse_all(b"1,,9223372036854775808 -0 99999999999999999999").unwrap();
+        assert_eq!(parsed.first_huge, Some(Place { line: 1, column: 4 }));
+        assert_eq!(parsed.numbers.len(), 5);
+        assert!(matches!(parsed.numbers[1], Number::Float(float) if float.is_nan()));
+        assert_eq!(parsed.numbers[3], Number::Int(0));
+        assert_eq!(parse_all(b"1 x").unwrap_err().column, Some(3));
+    }
+
+    fn texts() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            6 => "[-+]?[0-9]{1,21}",
+            3 => "[-+]?[0-9]{0,3}[.]?[0-9]{0,3}([eE][-+]?[0-9]{1,2})?",
+            6 => "[ \t\r\n\x0b\x0c,]{1,3}",
+            1 => "nan|NA|null|-inf|Infinity",
+            1 => "\u{feff}|x|-|[+]",
+        ];
+        vec(piece, 0..20).prop_map(|pieces| pieces.concat().into_bytes())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn borders_of_blocks_change_nothing(text in texts(), borders in vec(any::<prop::sample::Index>(), 0..8)) {
+            let mut borders: Vec<_> = borders.iter().map(|border| border.index(text.len() + 1)).collect();
+            borders.sort_unstable();
+            let starts = [0].into_iter().chain(borders.iter().copied());
+            let ends = borders.iter().copied().chain([text.len()]);
+            let parts = starts.zip(ends).map(|(start, end)| &text[start..end]);
+            let whole = scan([&text[..]]);
+            prop_assert_eq!(&scan(parts), &whole);
+            prop_assert_eq!(&scan(text.chunks(1)), &whole);
+        }
+
+        #[test]
+        fn every_token_is_what_the_grammar_says(text in texts()) {
+            // Token by token, by the standard library's splitting.
+            let (tokens, fault) = scan([&text[..]]);
+            let text = text.strip_prefix(BOM).unwrap_or(&text);
+            let words = text.split(|&byte| BETWEEN[usize::from(byte)]).filter(|word| !word.is_empty());
+            let expected: Vec<_> = words.map(parse_token).take_while(Result::is_ok).map(Result::unwrap).collect();
+            let from_commas = |place: &Place| {
+                let line = text.split(|&byte| byte == b'\n').nth(place.line as usize - 1).unwrap();
+                line[place.column as usize - 1] == b','
+            };
+            let found: Vec<_> =
+                tokens.into_iter().filter(|(_, place)| !from_commas(place)).map(|(token, _)| token).collect();
+            prop_assert_eq!(found, expected);
+            if let Some(fault) = fault {
+                let line = text.split(|&byte| byte == b'\n').nth(fault.line.unwrap() as usize - 1).unwrap();
+                let rest = &line[fault.column.unwrap() as usize - 1..];
+                prop_assert!(parse_token(&rest[..token_length(rest)]).is_err());
+            }
+        }
+
+        #[test]
+        fn any_bytes_at_all_give_tokens_or_a_fault(bytes in vec(any::<u8>(), 0..300), size in 1..50_usize) {
+            prop_assert_eq!(scan(bytes.chunks(size)), scan([&bytes[..]]));
+        }
+    }
+}

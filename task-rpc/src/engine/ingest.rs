@@ -144,7 +144,7 @@ fn consumed() -> Fault {
 }
 
 /// No descriptor of that number is alive on the connection.
-pub(crate) fn no_attachment(attached: u32) -> Fault {
+pub fn no_attachment(attached: u32) -> Fault {
     Fault::new(FaultKind::NoAttachment, format!("this connection has no attachment {attached}"))
 }
 

@@ -20,7 +20,7 @@ use task_proto::limits::IN_PLACE;
 use task_proto::number::Number;
 
 pub use budget::{Budget, Lease};
-pub use ingest::Ingests;
+pub use ingest::{Ingests, no_attachment};
 pub use mean::mean;
 pub use order::{Modes, Order, order};
 use pool::Pool;

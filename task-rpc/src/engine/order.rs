@@ -110,7 +110,7 @@ fn sorted_runs(sequence: &Sequence, checkpoint: Checkpoint<'_>) -> Result<Vec<Ve
         for &block in blocks {
             match block {
                 Block::Int(ints) if sequence.is_float() => {
-                    run.extend(ints.iter().map(|&int| key(int as f64)))
+                    run.extend(ints.iter().map(|&int| key(int as f64)));
                 }
                 Block::Int(ints) => run.extend(ints),
                 Block::Float(floats) => run.extend(floats.iter().copied().map(key)),

@@ -1,0 +1,107 @@
+//! The service of this binary: mean, median and mode.
+
+use std::sync::Arc;
+
+use tarpc::context::Context;
+use task_proto::fault::Fault;
+use task_proto::scoreboard::Progress;
+use task_proto::stats::{Mean, Median, Mode, Query, Stats};
+use task_proto::wire::stream::Attachments;
+use task_worker::Connection;
+use task_worker::engine::{Data, Engine, Ingests, no_attachment};
+
+/// The service as one connection sees it.
+#[derive(Debug, Clone)]
+pub(crate) struct Service {
+    attachments: Attachments,
+    ingests: Ingests,
+    generation: u64,
+}
+
+impl Service {
+    /// For this connection; the engine is the process's.
+    pub(crate) fn new(connection: &Connection, engine: &Engine) -> Self {
+        Service {
+            attachments: connection.attachments.clone(),
+            ingests: Ingests::new(engine.clone(), connection.limits.input_idle),
+            generation: connection.generation,
+        }
+    }
+
+    async fn data(&self, query: Query) -> Result<Arc<Data>, Fault> {
+        let data = self.ingests.data(query, |attached| self.attachments.get(attached)).await?;
+        Progress::current().count(data.sequence().count());
+        Ok(data)
+    }
+}
+
+/// Tells the log and the scoreboard of a fault.
+fn noted<T>(answer: Result<T, Fault>) -> Result<T, Fault> {
+    answer.inspect_err(|_| Progress::current().fail())
+}
+
+impl Stats for Service {
+    async fn mean(self, _: Context, query: Query) -> Result<Mean, Fault> {
+        noted(
+            async {
+                let data = self.data(query).await?;
+                let value = data.mean().await?;
+                let numbers = data.sequence();
+                Ok(Mean {
+                    value,
+                    count: numbers.count(),
+                    missing: numbers.missing(),
+                    warnings: numbers.warnings().to_vec(),
+                })
+            }
+            .await,
+        )
+    }
+
+    async fn median(self, _: Context, query: Query) -> Result<Median, Fault> {
+        noted(
+            async {
+                let data = self.data(query).await?;
+                let order = data.order().await?;
+                let numbers = data.sequence();
+                Ok(Median {
+                    value: order.median(numbers.count()),
+                    low: order.low,
+                    high: order.high,
+                    count: numbers.count(),
+                    missing: numbers.missing(),
+                    warnings: numbers.warnings().to_vec(),
+                })
+            }
+            .await,
+        )
+    }
+
+    async fn mode(self, _: Context, query: Query) -> Result<Mode, Fault> {
+        noted(
+            async {
+                let data = self.data(query).await?;
+                let order = data.order().await?;
+                let numbers = data.sequence();
+                Ok(Mode {
+                    values: order.modes.values.clone(),
+                    frequency: order.modes.frequency,
+                    total: order.modes.total,
+                    count: numbers.count(),
+                    missing: numbers.missing(),
+                    warnings: numbers.warnings().to_vec(),
+                })
+            }
+            .await,
+        )
+    }
+
+    async fn ping(self, _: Context) -> task_proto::stats::Pong {
+        task_proto::stats::Pong { pid: std::process::id(), generation: self.generation }
+    }
+
+    async fn release(self, _: Context, attached: u32) -> Result<(), Fault> {
+        self.ingests.release(attached);
+        noted(self.attachments.release(attached).then_some(()).ok_or_else(|| no_attachment(attached)))
+    }
+}
