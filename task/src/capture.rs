@@ -415,7 +415,7 @@ mod tests {
             assert!(capture.finish().await.closed);
             ticks
         });
-        assert!(ticks > 5, "only {ticks} ticks");
+        assert!(ticks > 50, "only {ticks} ticks"); // 200 as it is, 2 to 22 when it does not yield
         let dropped = records[0].fields["dropped"].as_u64().unwrap();
         assert_eq!(dropped + records.len() as u64 - 1, 200_000, "every line is kept or counted");
     }

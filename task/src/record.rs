@@ -142,7 +142,7 @@ pub fn text_of(line: &[u8]) -> (String, bool) {
 /// A line of JSON in which nothing can steer a terminal: what JSON leaves unescaped is escaped the way JSON does.
 /// Such characters can stand only within its strings, so it means the same.
 pub fn safe_json(json: &str) -> Cow<'_, str> {
-    if !json.chars().any(steers) {
+    if !may_steer(json) {
         return Cow::Borrowed(json);
     }
     let mut safe = String::with_capacity(json.len() + 16);
@@ -161,6 +161,11 @@ pub fn safe_json(json: &str) -> Cow<'_, str> {
 pub fn steers(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{61c}')
+}
+
+/// Whether a text may have such characters. Printable ASCII, which almost every line is, has none.
+pub fn may_steer(text: &str) -> bool {
+    !text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 impl Level {

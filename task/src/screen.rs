@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use serde_json::{Map, Value};
 use task_proto::limits::SCREEN;
 
-use crate::record::{Level, Record, steers};
+use crate::record::{Level, Record, may_steer, steers};
 
 /// The largest write that a pipe with room takes without blocking (`PIPE_BUF`).
 const CHUNK: usize = 4096;
@@ -158,6 +158,9 @@ pub struct Escaped<'a>(pub &'a str);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !may_steer(self.0) {
+            return f.write_str(self.0);
+        }
         for c in self.0.chars() {
             if steers(c) { write!(f, "{}", c.escape_default())? } else { f.write_char(c)? }
         }
