@@ -1,9 +1,10 @@
 //! Reads what a worker writes to standard output and standard error, so that it never blocks, and turns it into
 //! entries of the [`Journal`].
 //!
-//! A line of `tracing-subscriber`'s JSON gives level, target, message, fields and trace id; everything else (time, run,
-//! process, number, source, pipe) is set here, so a worker cannot speak for others. Any other line is kept as it is:
-//! INFO from standard output, WARN from standard error, where a program that does not log writes what went wrong.
+//! A line of JSON, as `task_worker` or `tracing-subscriber` writes it, gives level, target, message, fields and trace
+//! id; everything else (time, run, process, number, source, pipe) is set here, so a worker cannot speak for others.
+//! Any other line is kept as it is: INFO from standard output, WARN from standard error, where a program that does
+//! not log writes what went wrong.
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -189,27 +190,27 @@ struct Said {
     level: String,
     #[serde(default)]
     target: String,
-    fields: Map<String, Value>,
+    message: Option<Value>,
+    fields: Option<Map<String, Value>>,
+    trace_id: Option<Value>,
 }
 
 impl Said {
     fn parse(line: &[u8]) -> Option<Self> {
         let said: Said = line.starts_with(b"{").then(|| serde_json::from_slice(line).ok())??;
-        said.level.parse::<Level>().is_ok().then_some(said)
+        (said.level.parse::<Level>().is_ok() && (said.message.is_some() || said.fields.is_some()))
+            .then_some(said)
     }
 
     fn fill(self, entry: Entry) -> Entry {
-        let Said { level, target, mut fields } = self;
-        let message = match fields.shift_remove("message") {
-            Some(Value::String(message)) => message,
-            Some(other) => other.to_string(),
-            None => String::new(),
+        let Said { level, target, message, fields, trace_id } = self;
+        let mut fields = fields.unwrap_or_default();
+        let text = |value| match value {
+            Value::String(text) => text,
+            other => other.to_string(),
         };
-        let trace_id = match fields.shift_remove("trace_id") {
-            Some(Value::String(trace)) => Some(trace),
-            Some(other) => Some(other.to_string()),
-            None => None,
-        };
+        let message = fields.shift_remove("message").or(message).map(text).unwrap_or_default();
+        let trace_id = fields.shift_remove("trace_id").or(trace_id).map(text);
         Entry { level: level.parse().unwrap_or_default(), target, message, fields, trace_id, ..entry }
     }
 }

@@ -92,6 +92,7 @@ impl Supervisor {
             reports,
             signals: None,
             generation: None,
+            pid: None,
             deadline: None,
             failure: None,
         };
@@ -170,6 +171,8 @@ struct Service {
     /// To the generation that runs.
     signals: Option<mpsc::Sender<Signal>>,
     generation: Option<JoinHandle<()>>,
+    /// The worker that serves, or did last.
+    pid: Option<u32>,
     deadline: Option<Instant>,
     /// Why the start failed, once it has.
     failure: Option<StartFault>,
@@ -209,6 +212,7 @@ impl Service {
         match report {
             Report::Ready(ready, board) => {
                 let generation = self.state.generation;
+                self.pid = Some(ready.pid);
                 if self.state.phase == Phase::Starting {
                     let serving = ServicePhase::Serving { generation, ready, board };
                     self.status.send_modify(|status| status.phase = serving);
@@ -261,7 +265,7 @@ impl Service {
                 }
                 Action::Terminate => {
                     self.status.send_modify(|status| status.phase = ServicePhase::Stopping);
-                    tracing::info!("stopping");
+                    tracing::info!(pid = self.pid, "stopping");
                     self.signal(Signal::TERM);
                 }
                 Action::Kill => self.signal(Signal::KILL),
