@@ -1,5 +1,11 @@
 //! How inputs are read: once for all calls, no longer than somebody waits, and with exact places of what is wrong.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::float_cmp,
+    reason = "a test: what is not there fails it, and answers are exact"
+)]
+
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Write, pipe};
 use std::os::fd::OwnedFd;

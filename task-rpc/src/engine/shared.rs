@@ -190,3 +190,67 @@ fn died() -> Fault {
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::poll;
+    use task_proto::scoreboard::{Board, Scores};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_computation_that_panics_answers_internal_and_is_tried_anew() {
+        let result = Shared::default();
+        let panicking = |job: Work<u8>| {
+            let thread = std::thread::spawn(move || {
+                let _job = job;
+                panic!("on purpose");
+            });
+            drop(thread);
+        };
+        assert_eq!(result.get(None, panicking).await.unwrap_err().kind, FaultKind::Internal);
+        assert_eq!(*result.get(None, |job| job.finish(Ok(5))).await.unwrap(), 5);
+        assert_eq!(*result.get(None, |_| panic!("kept")).await.unwrap(), 5);
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_computation_is_begun_again_by_the_next_call() {
+        let result = Shared::<u8>::default();
+        let mut work = None;
+        let mut call = Box::pin(result.get(None, |job| work = Some(job)));
+        assert!(poll!(&mut call).is_pending());
+        drop(call);
+        let work = work.unwrap();
+        assert_eq!(work.checkpoint().unwrap_err().kind, FaultKind::Cancelled);
+        assert_eq!(*result.get(None, |job| job.finish(Ok(1))).await.unwrap(), 1);
+        work.finish(Ok(2));
+        assert_eq!(*result.get(None, |_| panic!("kept")).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn every_call_that_waits_shows_what_was_consumed() {
+        let board = Board::create().unwrap();
+        let scores = Scores::map(board.fd()).unwrap();
+        let slots = [scores.begin("mean", 1), scores.begin("mode", 2)];
+        let [first, second] = slots.each_ref().map(task_proto::scoreboard::CallSlot::progress);
+        let result = Shared::<u8>::default();
+        let mut work = None;
+        let mut early = Box::pin(first.scope(result.get(None, |job| work = Some(job))));
+        assert!(poll!(&mut early).is_pending());
+        let work = work.unwrap();
+        work.begin_consuming();
+        work.consumed(10);
+        let mut late = Box::pin(second.scope(result.get(None, |_| panic!("begun already"))));
+        assert!(poll!(&mut late).is_pending());
+        let shown = || {
+            board.read().unwrap().calls.iter().map(|call| (call.consuming, call.consumed)).collect::<Vec<_>>()
+        };
+        assert_eq!(shown(), [(true, 10), (true, 10)], "who comes late hears of it");
+        work.consumed(5);
+        assert_eq!(shown(), [(true, 15), (true, 15)]);
+        work.finish(Err(Fault::new(FaultKind::NotANumber, "x")));
+        let again = result.get(None, |_| panic!("its input is gone: the fault is kept")).await;
+        assert_eq!(again.unwrap_err().kind, FaultKind::NotANumber);
+        drop((early, late));
+    }
+}
