@@ -23,7 +23,7 @@ use task_proto::stats::{Format, Missing, Query, Source};
 use task_worker::engine::{Budget, Data, Engine, Ingests};
 
 /// Much longer than anything here takes: it ends a test that would hang.
-const HANG: Duration = Duration::from_secs(60);
+const HANG: Duration = Duration::from_mins(1);
 
 fn ingests() -> Ingests {
     Ingests::new(Engine::new(Budget::new(Some(1 << 30))), Some(HANG))

@@ -193,6 +193,8 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use futures::poll;
     use task_proto::scoreboard::{Board, Scores};
 
@@ -216,11 +218,11 @@ mod tests {
     #[tokio::test]
     async fn a_cancelled_computation_is_begun_again_by_the_next_call() {
         let result = Shared::<u8>::default();
-        let mut work = None;
-        let mut call = Box::pin(result.get(None, |job| work = Some(job)));
+        let work = Cell::new(None);
+        let mut call = Box::pin(result.get(None, |job| work.set(Some(job))));
         assert!(poll!(&mut call).is_pending());
         drop(call);
-        let work = work.unwrap();
+        let work = work.take().unwrap();
         assert_eq!(work.checkpoint().unwrap_err().kind, FaultKind::Cancelled);
         assert_eq!(*result.get(None, |job| job.finish(Ok(1))).await.unwrap(), 1);
         work.finish(Ok(2));
@@ -234,10 +236,10 @@ mod tests {
         let slots = [scores.begin("mean", 1), scores.begin("mode", 2)];
         let [first, second] = slots.each_ref().map(task_proto::scoreboard::CallSlot::progress);
         let result = Shared::<u8>::default();
-        let mut work = None;
-        let mut early = Box::pin(first.scope(result.get(None, |job| work = Some(job))));
+        let work = Cell::new(None);
+        let mut early = Box::pin(first.scope(result.get(None, |job| work.set(Some(job)))));
         assert!(poll!(&mut early).is_pending());
-        let work = work.unwrap();
+        let work = work.take().unwrap();
         work.begin_consuming();
         work.consumed(10);
         let mut late = Box::pin(second.scope(result.get(None, |_| panic!("begun already"))));
