@@ -6,7 +6,7 @@
 //!
 //! [`stream`] carries bytes and descriptors, [`codec`] turns frames into tarpc's messages, [`transport`] adds the
 //! gate for calls in flight and the two ends' manners. What stock tarpc does wrong and these must not is in
-//! `tests/wire_faults.rs`, one test each.
+//! `tests/wire/faults.rs`, one test each.
 
 pub mod codec;
 mod connect;

@@ -22,7 +22,7 @@ fn drained_pair()
     let socket = theirs.as_fd().try_clone_to_owned().unwrap();
     let (handler, events) = Handler::new();
     serve(theirs, &Limits::default(), handler.clone().serve());
-    (ProbeClient::from(connect(ours, &Limits::default()).0), socket, handler, events)
+    (ProbeClient::from(connect(ours, &Limits::default())), socket, handler, events)
 }
 
 fn never_sent(error: &RpcError) -> bool {
@@ -62,7 +62,7 @@ fn a_request_cut_off_by_a_drain_is_never_sent_and_costs_no_other() {
         // A request larger than what the socket holds: part of it is written when the server stops reading.
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let limits = Limits::default();
-        let (client, _) = connect::<ProbeRequest, ProbeResponse>(ours, &limits);
+        let client = connect::<ProbeRequest, ProbeResponse>(ours, &limits);
         let call = client.call(within(LONG), ProbeRequest::Echo { values: vec![0.5; 100_000] });
         let (error, ()) = soon(async {
             tokio::join!(call, async {

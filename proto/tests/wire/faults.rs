@@ -123,7 +123,7 @@ fn a_frame_that_cannot_be_answered_closes_the_connection_with_the_reason() {
             let ours = ours.into_std().unwrap();
             let mut by_hand = ours.try_clone().unwrap();
             let socket = UnixStream::from_std(ours).unwrap();
-            let (client, _) = connect::<ProbeRequest, ProbeResponse>(socket, &Limits::default());
+            let client = connect::<ProbeRequest, ProbeResponse>(socket, &Limits::default());
             let waiting = client.call(within(LONG), ProbeRequest::Wait { name: 1 });
             let error = soon(async {
                 tokio::join!(waiting, async {
@@ -159,7 +159,7 @@ fn the_kind_of_an_error_survives() {
             Err::<(), _>(ServerError::new(kinds[n as usize], "detail".into()))
         };
         serve(theirs, &Limits::default(), tarpc::server::serve(fail));
-        let (client, _) = connect::<u32, ()>(ours, &Limits::default());
+        let client = connect::<u32, ()>(ours, &Limits::default());
         for (n, kind) in (0..).zip(kinds) {
             let error = refusal(soon(client.call(context::current(), n)).await);
             assert_eq!((error.kind, error.detail.as_str()), (kind, "detail"));
@@ -195,7 +195,7 @@ fn a_stock_client_calls_our_server_and_ours_a_stock_server() {
 
         let (ours, theirs) = UnixStream::pair().unwrap();
         stock_serve(theirs, 1 << 20, Handler::new().0);
-        let client = ProbeClient::from(connect(ours, &Limits::default()).0);
+        let client = ProbeClient::from(connect(ours, &Limits::default()));
         assert_eq!(soon(client.echo(within(LONG), vec![1.5, -2.0])).await.unwrap(), [1.5, -2.0]);
     });
 }

@@ -1,6 +1,5 @@
 //! A service to probe, servers and clients for it (ours and stock tarpc's), and frames written by hand.
 
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tarpc::client::{Config, RpcError};
 use tarpc::server::{BaseChannel, Channel as _, Serve};
-use tarpc::{ChannelError, Response, context, trace};
+use tarpc::{Response, context, trace};
 use task_proto::limits::Limits;
 use task_proto::wire::{self, FdStream, Hangup};
 use tokio::net::UnixStream;
@@ -119,18 +118,14 @@ where
 pub type Channel<Req, Resp> = wire::Clamp<tarpc::client::Channel<Req, Resp>>;
 pub type Client = Channel<ProbeRequest, ProbeResponse>;
 
-/// Our client for any service; the handle is its dispatch.
-pub fn connect<Req, Resp>(
-    socket: UnixStream,
-    limits: &Limits,
-) -> (Channel<Req, Resp>, JoinHandle<Result<(), ChannelError<io::Error>>>)
+/// Our client for any service.
+pub fn connect<Req, Resp>(socket: UnixStream, limits: &Limits) -> Channel<Req, Resp>
 where
     Req: Serialize + tarpc::RequestName + Send + 'static,
     Resp: DeserializeOwned + Send + 'static,
 {
     let transport = wire::client(FdStream::new(socket, limits.attachments), limits);
-    let new = tarpc::client::new(Config::default(), transport);
-    (wire::Clamp(new.client), tokio::spawn(new.dispatch))
+    wire::Clamp(tarpc::client::new(Config::default(), transport).spawn())
 }
 
 /// A client and a server of the probe, with the server's handler and its events.
@@ -144,7 +139,7 @@ pub fn pair(limits: &Limits) -> Pair {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (handler, events) = Handler::new();
     serve(theirs, limits, handler.clone().serve());
-    Pair { client: ProbeClient::from(connect(ours, limits).0), handler, events }
+    Pair { client: ProbeClient::from(connect(ours, limits)), handler, events }
 }
 
 /// The same service by stock tarpc on stock tarpc's transport: what ours must not do, it does.
