@@ -161,7 +161,6 @@ impl Scanner {
     ) -> Result<(), Fault> {
         let token = read(&self.carried, self.carried_at)?;
         self.carried.clear();
-        self.comma = false;
         sink(token, self.carried_at)
     }
 }

@@ -132,3 +132,30 @@ fn quotient(negative: bool, digits: &[u32], unit: i32, divisor: u64) -> f64 {
     let magnitude = f64::from_bits(mantissa + (((last - UNIT) as u64) << FRACTION_BITS));
     if negative && mantissa != 0 { -magnitude } else { magnitude }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_beyond_all_digits_still_breaks_a_tie() {
+        // 1 ÷ (2⁶³ − 2¹⁰) = 2⁻⁶³ (1 + 2⁻⁵³ + 2⁻¹⁰⁶ + …): half a last place, and a remainder.
+        let above = quotient(false, &[1], 0, (1 << 63) - (1 << 10));
+        assert_eq!(above.to_bits(), f64::exp2(-63.0).to_bits() + 1);
+        // 2⁶³ (1 + 2⁻⁵³) is a tie.
+        assert_eq!(quotient(false, &[1 << 10, 1 << 31], 0, 1).to_bits(), f64::exp2(63.0).to_bits());
+    }
+
+    #[test]
+    fn the_widest_sums_fit() {
+        for (value, mean) in [(f64::MAX, f64::MAX), (f64::MIN, f64::MIN), (-5e-324, -5e-324)] {
+            let mut sum = Sum::default();
+            for _ in 0..3 {
+                sum.add([value; 5000].into_iter());
+            }
+            assert_eq!(sum.mean(15_000).to_bits(), mean.to_bits());
+        }
+        assert_eq!(mean_of_ints(i128::from(i64::MIN) << 60, 1 << 60).to_bits(), (i64::MIN as f64).to_bits());
+        assert_eq!(quotient(true, &[1], UNIT, 3).to_bits(), 0, "no negative zero");
+    }
+}
