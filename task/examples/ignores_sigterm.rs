@@ -1,0 +1,50 @@
+//! A worker that answers every call with a mean of 42 and ignores SIGTERM: as one does whose shutdown hook hangs.
+
+use std::future::ready;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use futures::StreamExt as _;
+use signal_hook::consts::SIGTERM;
+use tarpc::server::{BaseChannel, Channel as _};
+use task_proto::handshake::{Answer, PROTOCOL, Ready, Sandbox, receive_hello, send_answer};
+use task_proto::limits::Limits;
+use task_proto::number::Number;
+use task_proto::stats::{Mean, StatsRequest, StatsResponse};
+use task_proto::wire::{self, FdStream};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    signal_hook::flag::register(SIGTERM, Arc::new(AtomicBool::new(false)))?;
+    let stdin = rustix::stdio::stdin();
+    let (hello, listener, _board) = receive_hello(stdin)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let listener = UnixListener::from(listener);
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::UnixListener::from_std(listener)?;
+        let ready = Ready {
+            protocol: PROTOCOL[1],
+            build: "stubborn".into(),
+            pid: std::process::id(),
+            sandbox: Sandbox::None,
+        };
+        send_answer(stdin, &Answer::Ready(ready))?;
+        loop {
+            let (stream, _) = listener.accept().await?;
+            answer(stream, &hello.limits).await;
+        }
+    })
+}
+
+/// Serves one connection to its end.
+async fn answer(stream: tokio::net::UnixStream, limits: &Limits) {
+    let transport = wire::server(FdStream::new(stream, limits.attachments), limits);
+    let mean = Mean { value: Number::Int(42), count: 1, missing: 0, warnings: Vec::new() };
+    let service = tarpc::server::serve(move |_, _: StatsRequest| ready(Ok(StatsResponse::Mean(Ok(mean)))));
+    let requests = BaseChannel::with_defaults(transport).requests();
+    requests
+        .filter_map(|request| ready(request.ok()))
+        .for_each(|request| wire::execute(request, service.clone()))
+        .await;
+}
