@@ -113,9 +113,8 @@ where
     ///
     /// # Errors
     /// [`CallError`] says why there is no reply, and whether the call may have been executed.
-    pub async fn call(&self, mut context: Context, request: Req) -> Result<Resp, CallError> {
-        // tarpc's timers panic on what lies years ahead.
-        context.deadline = context.deadline.min(Instant::now() + NO_DEADLINE);
+    pub async fn call(&self, context: Context, request: Req) -> Result<Resp, CallError> {
+        let context = wire::clamped(context);
         let trace_id = u128::from(*context.trace_id());
         let request = Arc::new(request);
         let mut status = self.status.clone();
