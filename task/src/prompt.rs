@@ -42,15 +42,27 @@ impl Prompt {
     pub async fn next_line(&mut self) -> Option<Result<Vec<u8>, Failure>> {
         loop {
             say(PROMPT);
-            match self.lines.recv().await {
+            let mut asked = Asked { answered: false };
+            let line = self.lines.recv().await;
+            asked.answered = line.is_some();
+            match line {
                 Some(Ok(line)) if line.trim_ascii().is_empty() => {}
-                Some(line) => return Some(line),
-                None => {
-                    // The shell's own prompt gets a line of its own.
-                    say("\n");
-                    return None;
-                }
+                line => return line,
             }
+        }
+    }
+}
+
+/// A prompt on the screen. Left without an answer, by Ctrl-D or a signal, it ends its line: what comes next gets one
+/// of its own.
+struct Asked {
+    answered: bool,
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        if !self.answered {
+            say("\n");
         }
     }
 }
