@@ -90,10 +90,10 @@ async fn accept(
                 match stream.peer_cred().map(|peer| peer.uid()) {
                     Ok(uid) if uid == us || uid == 0 => welcome(stream, permit),
                     Ok(uid) => {
-                        tracing::warn!(log.target = "worker", uid, "refused a connection of another user")
+                        tracing::warn!(log.target = "worker", uid, "refused a connection of another user");
                     }
                     Err(error) => {
-                        tracing::warn!(log.target = "worker", %error, "refused a connection of nobody")
+                        tracing::warn!(log.target = "worker", %error, "refused a connection of nobody");
                     }
                 }
             }

@@ -162,15 +162,17 @@ fn bare(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::io::Seek as _;
 
     use super::*;
 
     fn logged(format: Format, event: impl FnOnce()) -> String {
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let layer = tracing_subscriber::fmt::layer().event_format(format).with_writer(Arc::clone(&lines));
+        let mut lines = tempfile::tempfile().unwrap();
+        let layer =
+            tracing_subscriber::fmt::layer().event_format(format).with_writer(lines.try_clone().unwrap());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), event);
-        String::from_utf8(lines.lock().unwrap().clone()).unwrap()
+        lines.rewind().unwrap();
+        std::io::read_to_string(lines).unwrap()
     }
 
     fn answered() {

@@ -1,0 +1,170 @@
+//! `task-rpc --supervised`: handshake, guards against a dead host, drain, scoreboard.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+use rustix::process::Signal;
+use support::{Host, PATIENCE, client, context, numbers, on_a_pipe, task_rpc};
+use task_proto::handshake::{Answer, EXIT_REFUSED, Hello, PROTOCOL};
+use task_proto::scoreboard::Snapshot;
+
+/// Waits until the scoreboard shows it. There is no event for it: the host reads the board when it likes.
+async fn shown(host: &Host, mut what: impl FnMut(&Snapshot) -> bool) -> Snapshot {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let seen = host.board.read().expect("the board is readable");
+        if what(&seen) {
+            return seen;
+        }
+        assert!(Instant::now() < end, "{seen:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_worker_says_ready_and_serves_on_the_hosts_socket() {
+    let mut host = Host::spawn(|_| {});
+    let Ok(Answer::Ready(ready)) = host.greet(&host.hello()) else { panic!("{:?}", host.process.end()) };
+    assert_eq!((ready.protocol, ready.pid), (PROTOCOL[1], host.process.pid()));
+    let line = host.process.wait_for("serving Stats");
+    assert!(line.contains(&format!(r#""socket":"{}""#, host.socket.display())), "{line}");
+    let (client, _) = client(&host.socket).await;
+    assert_eq!(client.ping(context()).await.unwrap().generation, 3);
+    assert_eq!(std::fs::read_link(format!("/proc/{}/cwd", ready.pid)).unwrap().to_str(), Some("/"));
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", ready.pid)).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"));
+}
+
+#[test]
+fn a_host_of_another_protocol_is_refused_for_good() {
+    let mut host = Host::spawn(|_| {});
+    let hello = Hello { protocol: [PROTOCOL[1] + 1, PROTOCOL[1] + 5], ..host.hello() };
+    assert_eq!(host.greet(&hello).unwrap(), Answer::Refused { protocol: PROTOCOL });
+    let (status, said) = host.process.end();
+    assert_eq!(status.code(), Some(EXIT_REFUSED.into()));
+    assert!(said.starts_with("task-rpc: the host speaks protocols"), "{said}");
+}
+
+#[test]
+fn a_host_that_closes_before_hello_ends_the_worker() {
+    let mut host = Host::spawn(|_| {});
+    host.end = None;
+    let (status, said) = host.process.end();
+    assert_eq!(status.code(), Some(1));
+    assert!(said.contains("no handshake"), "{said}");
+}
+
+#[test]
+fn descriptors_that_somebody_forgot_are_closed() {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty()).unwrap();
+    let host = Host::spawn(|_| {});
+    assert!(std::path::Path::new(&format!("/proc/{}/fd", host.process.pid())).exists());
+    drop(writer);
+    host.greet(&host.hello()).unwrap();
+    // Every copy of the writer is closed, or this would wait for ever.
+    assert!(support::readable(&reader), "the worker holds descriptor {}", reader.as_raw_fd());
+    assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn the_end_of_the_lifeline_ends_the_worker_at_once() {
+    let mut host = Host::start();
+    host.end = None;
+    assert_eq!(host.process.end().0.code(), Some(1));
+}
+
+#[test]
+fn a_worker_whose_parent_is_not_the_named_host_does_not_start() {
+    let output = task_rpc().args(["--supervised", "1"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.starts_with("task-rpc: process 1 is not my parent"), "{said}");
+}
+
+#[test]
+fn a_worker_dies_with_the_thread_that_spawned_it() {
+    // Held by the test, so that the lifeline stays whole.
+    let mut host = std::thread::spawn(Host::start).join().unwrap();
+    assert_eq!(
+        std::os::unix::process::ExitStatusExt::signal(&host.process.end().0),
+        Some(Signal::KILL.as_raw())
+    );
+}
+
+#[tokio::test]
+async fn term_drains_and_leaves_the_listener_to_the_next_generation() {
+    let mut host = Host::start();
+    let (first, outgoing) = client(&host.socket).await;
+    let (query, mut writer) = on_a_pipe(&outgoing);
+    let call = tokio::spawn({
+        let client = first.clone();
+        async move { client.median(context(), query).await }
+    });
+    shown(&host, |seen| seen.calls.iter().any(|call| call.method == "Stats.median")).await;
+    host.process.signal(Signal::TERM);
+    while first.ping(context()).await.is_ok() {}
+    let _waits_in_the_backlog = UnixStream::connect(&host.socket).unwrap();
+    writer.write_all(b"5 7 6").unwrap();
+    drop(writer);
+    assert_eq!(call.await.unwrap().unwrap().unwrap().count, 3);
+    let said = host.process.end_well();
+    assert!(said.contains(r#""message":"drained""#), "{said}");
+    host.listener.accept().unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_cancels_its_calls() {
+    let host = Host::start();
+    let (client, outgoing) = client(&host.socket).await;
+    let (query, _writer) = on_a_pipe(&outgoing);
+    let call = tokio::spawn(async move { client.mean(context(), query).await });
+    shown(&host, |seen| !seen.calls.is_empty()).await;
+    // The runtime drops the connection's task only when every handle is gone.
+    call.abort();
+    let _ = call.await;
+    drop(outgoing);
+    let seen = shown(&host, |seen| seen.calls.is_empty() && seen.connections == 0).await;
+    assert_eq!((seen.connections_total, seen.calls_total), (1, 0));
+}
+
+#[tokio::test]
+async fn the_scoreboard_outlives_a_killed_worker() {
+    let mut host = Host::start();
+    let (client, outgoing) = client(&host.socket).await;
+    client.mean(context(), numbers([1])).await.unwrap().unwrap();
+    client.mean(context(), numbers([])).await.unwrap().unwrap_err();
+    let (query, mut writer) = on_a_pipe(&outgoing);
+    writer.write_all(b"1 2 3 ").unwrap();
+    let context = context();
+    let call = tokio::spawn(async move { client.mean(context, query).await });
+    shown(&host, |seen| seen.heartbeat > 1 && seen.calls.iter().any(|call| call.consumed == 6)).await;
+    host.process.signal(Signal::KILL);
+    host.process.end();
+    let seen = host.board.read().unwrap();
+    assert_eq!((seen.calls_total, seen.calls_failed, seen.calls.len()), (2, 1, 1));
+    assert_eq!((seen.calls[0].method.as_str(), seen.calls[0].consuming), ("Stats.mean", true));
+    assert!(call.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn an_ordinary_call_gets_a_line_at_the_level_that_the_host_asks_for() {
+    let mut host = Host::spawn(|command| {
+        command.env("TASK_LOG", "info");
+    });
+    host.greet(&host.hello()).unwrap();
+    let (client, _) = client(&host.socket).await;
+    let mut context = context();
+    context.trace_context.trace_id = 0xab_u128.into();
+    client.mean(context, numbers([1, 2])).await.unwrap().unwrap();
+    let line = host.process.wait_for("answered");
+    for part in [r#""level":"INFO""#, r#""target":"stats""#, r#""method":"mean""#, r#""count":2"#] {
+        assert!(line.contains(part), "{line}");
+    }
+    assert!(line.contains(r#""trace_id":"000000000000000000000000000000ab""#), "{line}");
+}
