@@ -38,8 +38,9 @@ doc: ## build the documentation of the libraries
 	$(CARGO) doc --locked --workspace --no-deps
 
 bench: ## measure the serialisation formats and the engine
+	@mkdir -p target && seq 1 10000000 > target/seq.txt
 	$(CARGO) run --release --locked --package task-proto --example codecs
-	$(CARGO) run --release --locked --package task-rpc --example engine
+	$(CARGO) run --release --locked --package task-rpc --example engine_speed -- target/seq.txt
 
 clean: ## remove everything that was built
 	$(CARGO) clean
