@@ -14,7 +14,7 @@ use crate::house::{ANSWER, House, LIMIT, Run, figure, kill, until};
 const MANY: usize = 5_000_000;
 /// Bytes that a worker has read for certain when it is in the middle of that file.
 const SOME: u64 = 1024 * 1024;
-/// What a pipe holds: so much of what was written may not have been read.
+/// What a pipe holds: so much of what was written may not have been read, and so much again not have been counted.
 const PIPE: u64 = 64 * 1024;
 
 fn big_file(house: &House) -> PathBuf {
@@ -108,7 +108,7 @@ fn a_pipe_that_was_begun_is_lost_with_its_worker_and_the_run_says_how_much() {
     let message = error["message"].as_str().unwrap();
     assert!(message.contains("killed by SIGKILL"), "{message}");
     let bytes = message.split(' ').find_map(|word| word.parse::<u64>().ok()).unwrap();
-    assert!((SOME - PIPE..=SOME).contains(&bytes), "{message}");
+    assert!((SOME - 2 * PIPE..=SOME).contains(&bytes), "{message}");
     assert!(house.left().is_empty() && house.processes(task).is_empty(), "{ended}");
 }
 

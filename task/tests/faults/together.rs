@@ -36,13 +36,13 @@ fn two_runs_and_a_worker_alone_answer_at_once_and_leave_nothing() {
     });
     assert_eq!(mean.unwrap().unwrap().value, Number::Float(3.5));
 
-    for (run, writer) in waiting {
+    let tasks = waiting.map(|(run, writer)| {
         let task = run.pid();
         drop(writer);
-        let ended = run.end();
-        ended.expect(0, "mean    5\nmedian  5\nmode    5 (1 of 1)\n");
-        assert!(house.processes(task).is_empty(), "{ended}");
-    }
+        run.end().expect(0, "mean    5\nmedian  5\nmode    5 (1 of 1)\n");
+        task
+    });
+    assert!(tasks.iter().all(|&task| house.processes(task).is_empty()));
     assert!(house.left().is_empty(), "{:?}", house.left());
     assert!(socket.exists());
     alone.signal(Signal::TERM);
