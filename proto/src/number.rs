@@ -237,7 +237,9 @@ mod tests {
         }
         for (token, float) in [("9223372036854775808", 9_223_372_036_854_775_808.0), ("-1e0", -1.0)] {
             match parse_token(token.as_bytes()).unwrap() {
-                Token::HugeInt(got) | Token::Number(Number::Float(got)) => assert_eq!(got, float, "{token}"),
+                Token::HugeInt(got) | Token::Number(Number::Float(got)) => {
+                    assert_eq!(got.to_bits(), f64::to_bits(float), "{token}");
+                }
                 other => panic!("{token} is {other:?}"),
             }
         }

@@ -151,7 +151,7 @@ mod tests {
         for (value, mean) in [(f64::MAX, f64::MAX), (f64::MIN, f64::MIN), (-5e-324, -5e-324)] {
             let mut sum = Sum::default();
             for _ in 0..3 {
-                sum.add([value; 5000].into_iter());
+                sum.add(std::iter::repeat_n(value, 5000));
             }
             assert_eq!(sum.mean(15_000).to_bits(), mean.to_bits());
         }
