@@ -1,4 +1,4 @@
-//! Ingest: the sources of a query become one [`Sequence`], read once for all calls of a connection that ask for
+//! Ingest: the sources of a query become one [`Sequence`](super::Sequence), read once for all calls of a connection that ask for
 //! them in the same way.
 
 use std::collections::HashSet;

@@ -1,7 +1,7 @@
 //! The statistics engine: plain, exact, in blocks.
 //!
 //! A query's sources become one [`Sequence`], read once however many calls ask for it ([`Ingests`]); from it come
-//! the [`mean`] by exact summation, and the [`Order`] — median and mode — by sorted runs and a merge. Long
+//! the [`mean`](mean()) by exact summation, and the [`Order`] — median and mode — by sorted runs and a merge. Long
 //! work happens on threads, looks at its cancellation between blocks, and is joined rather than repeated.
 
 mod budget;
@@ -62,7 +62,7 @@ impl Data {
         &self.sequence
     }
 
-    /// The mean; see [`mean`]. Dropping the future ends the work within a block, if no other call waits for it.
+    /// The mean; see [`mean`](mean()). Dropping the future ends the work within a block, if no other call waits for it.
     pub async fn mean(self: &Arc<Self>) -> Result<Number, Fault> {
         if self.in_place() {
             return mean(&self.sequence, &|| Ok(())).map(Number::Float);
@@ -71,7 +71,7 @@ impl Data {
         self.on_a_thread(&self.mean, work).await.map(|mean| Number::Float(*mean))
     }
 
-    /// Median and mode; see [`order`]. Dropping the future ends the work within a block, if no other call waits
+    /// Median and mode; see [`order`](order()). Dropping the future ends the work within a block, if no other call waits
     /// for it.
     pub async fn order(self: &Arc<Self>) -> Result<Arc<Order>, Fault> {
         if self.in_place() {

@@ -1,4 +1,4 @@
-//! The supervisor: one loop that feeds events to the pure policy of [`state`] and performs what it answers.
+//! The supervisor: one loop that feeds events to the pure policy of `state.rs` and performs what it answers.
 //!
 //! It keeps the listening socket across generations, so that a client never sees *connection refused* while a
 //! worker is replaced: it waits in the backlog, and the next worker serves it.
