@@ -1,13 +1,14 @@
 //! A place of its own for a test to run the real programs in, and what can be seen of them from outside.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -115,16 +116,13 @@ impl House {
     pub(crate) fn gone(&self, task: u32, end: Instant) -> Duration {
         loop {
             let living = self.processes(task);
-            if living.is_empty() {
+            if living.is_empty() && !somebody_changes() {
                 return end.elapsed();
             }
             for pid in living.into_iter().filter_map(pid_of) {
                 // It may be gone since, and reaped by the one whose child it is.
                 if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) {
                     assert!(ends_within(&pidfd, LIMIT), "{pid:?} outlived its run:\n{}", status_of(pid));
-                    // If it became our child; if not, this is an error that means nothing.
-                    let _ =
-                        waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
                 }
             }
         }
@@ -143,6 +141,12 @@ pub(crate) fn task_rpc() -> PathBuf {
 
 fn beside_task(name: &str) -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_task")).with_file_name(name)
+}
+
+/// The programs that were started here and are not reaped yet.
+fn started() -> MutexGuard<'static, BTreeSet<u32>> {
+    static STARTED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+    STARTED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A program that runs. Dropped before its end, it is killed.
@@ -169,7 +173,10 @@ impl Run {
         let outputs = [(); 2].map(|()| tempfile::tempfile().unwrap());
         let [stdout, stderr] = outputs.each_ref().map(|file| file.try_clone().unwrap());
         let started = Instant::now();
+        let mut programs = started();
         let child = command.stdout(stdout).stderr(stderr).spawn().unwrap();
+        programs.insert(child.id());
+        drop(programs);
         let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
         Run { child, pidfd, words: format!("{command:?}"), started, outputs }
     }
@@ -228,6 +235,7 @@ impl Drop for Run {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        started().remove(&self.child.id());
     }
 }
 
@@ -333,6 +341,29 @@ pub(crate) fn processes(wanted: impl Fn(u32, &[&[u8]]) -> bool) -> Vec<u32> {
         wanted(pid, &words)
     })
     .collect()
+}
+
+/// Whether a process that we adopted is in the middle of `execve` or of its end: then it has no command line, and still
+/// or already the descriptors of its past. Those at their end are reaped.
+fn somebody_changes() -> bool {
+    let us = std::process::id().to_string();
+    // Held, so that no new child of ours is taken for an adopted one.
+    let ours = started();
+    let nameless = processes(|pid, words| words == [b""] && !ours.contains(&pid));
+    nameless.into_iter().any(|pid| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // PID (NAME) STATE PARENT; a name may have anything in it.
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split(' ').skip(1).take(2).collect();
+        match &fields[..] {
+            ["Z", parent] if *parent == us => {
+                let _ =
+                    waitid(WaitId::Pid(pid_of(pid).unwrap()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+                false
+            }
+            [_, parent] => *parent == us,
+            _ => false,
+        }
+    })
 }
 
 fn status_of(pid: Pid) -> String {
