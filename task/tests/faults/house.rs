@@ -144,7 +144,7 @@ fn beside_task(name: &str) -> PathBuf {
 }
 
 /// The programs that were started here and are not reaped yet.
-fn started() -> MutexGuard<'static, BTreeSet<u32>> {
+fn ours() -> MutexGuard<'static, BTreeSet<u32>> {
     static STARTED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
     STARTED.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -173,7 +173,7 @@ impl Run {
         let outputs = [(); 2].map(|()| tempfile::tempfile().unwrap());
         let [stdout, stderr] = outputs.each_ref().map(|file| file.try_clone().unwrap());
         let started = Instant::now();
-        let mut programs = started();
+        let mut programs = ours();
         let child = command.stdout(stdout).stderr(stderr).spawn().unwrap();
         programs.insert(child.id());
         drop(programs);
@@ -235,7 +235,7 @@ impl Drop for Run {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        started().remove(&self.child.id());
+        ours().remove(&self.child.id());
     }
 }
 
@@ -348,7 +348,7 @@ pub(crate) fn processes(wanted: impl Fn(u32, &[&[u8]]) -> bool) -> Vec<u32> {
 fn somebody_changes() -> bool {
     let us = std::process::id().to_string();
     // Held, so that no new child of ours is taken for an adopted one.
-    let ours = started();
+    let ours = ours();
     let nameless = processes(|pid, words| words == [b""] && !ours.contains(&pid));
     nameless.into_iter().any(|pid| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
