@@ -50,7 +50,7 @@ clean: ## remove everything that was built
 install: ## install both programs and the manual page under PREFIX (/usr/local)
 	@test -x bin/task && test -x bin/task-rpc || { echo 'make install: build first: make task rpc' >&2; exit 1; }
 	@prefix=$(PREFIX); bin=$(DESTDIR)$$prefix/bin; \
-	if [ -e "$$bin/task" ] && ! grep -q TASK_RPC_BIN "$$bin/task"; then \
+	if { [ -e "$$bin/task" ] || [ -L "$$bin/task" ]; } && ! grep -qs TASK_RPC_BIN "$$bin/task"; then \
 	  echo "make install: $$bin/task is another program (Taskwarrior and go-task have that name too);" >&2; \
 	  echo "  it was left alone. Choose another place: make install PREFIX=DIR" >&2; exit 1; \
 	fi; \

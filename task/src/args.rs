@@ -285,8 +285,8 @@ fn missing_parser() -> impl TypedValueParser<Value = Missing> {
         .map(|word| if word == "skip" { Missing::Skip } else { Missing::Error })
 }
 
-const LONG_ABOUT: &str =
-    "Mean, median and mode of numbers, exactly: of any size, in any order, the same on every machine.
+const LONG_ABOUT: &str = "Mean, median and mode of numbers, exactly: of any size, in any order, the same
+on every machine.
 
 task starts a worker, task-rpc, hands it the numbers, prints its answer and removes it again.
 With --only it prints one bare value, with --json one document.";
@@ -305,10 +305,12 @@ const AFTER_HELP: &str = "Exit status:
   1    the data or the call is at fault
   2    the command line is at fault
   124  no answer within --timeout
-  A closed standard output ends task by SIGPIPE; INT, TERM, HUP and QUIT end it as such after it has cleaned up.
+  INT, TERM, HUP and QUIT end task as such after it has cleaned up; a closed
+  standard output ends it by SIGPIPE.
 
 Environment:
-  Each flag has a twin that it beats: TASK_JSON=1, TASK_TIMEOUT=2s, TASK_RPC_BIN=/opt/task-rpc and so on.
+  TASK_*           each flag has a twin that it beats: TASK_JSON=1,
+                   TASK_TIMEOUT=2s, TASK_RPC_BIN=/opt/task-rpc and so on
   NO_COLOR         no colour
   XDG_RUNTIME_DIR  where the runtime directory is (task/ in it)
   XDG_STATE_HOME   where the log is; ~/.local/state otherwise
@@ -325,6 +327,7 @@ Files:
     about = "Mean, median and mode of numbers",
     long_about = LONG_ABOUT,
     after_long_help = AFTER_HELP,
+    max_term_width = 80,
     args_conflicts_with_subcommands = true,
     override_usage = "task [OPTIONS] [INPUT]...\n       task COMMAND",
 )]

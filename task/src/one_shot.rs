@@ -165,8 +165,10 @@ async fn ask(
     );
     Ok(match config.only {
         None => {
-            let (mean, median, mode) = tokio::try_join!(mean(), median(), mode()).map_err(failed)?;
-            Answer::All(mean, median, mode)
+            // All three to their ends: a connection that closes on replies looks to the worker like a client that died.
+            let (mean, median, mode) = tokio::join!(mean(), median(), mode());
+            let answered = || Ok(Answer::All(mean?, median?, mode?));
+            answered().map_err(failed)?
         }
         Some(Only::Mean) => Answer::Mean(mean().await.map_err(failed)?),
         Some(Only::Median) => Answer::Median(median().await.map_err(failed)?),
@@ -238,7 +240,7 @@ fn screen(config: &Config, input: &Input) -> Screen {
         |minimum| Screen::new(minimum, config.color.on(rustix::termios::isatty(rustix::stdio::stderr())));
     match config.verbosity {
         Verbosity::Quiet => on(Level::Error),
-        Verbosity::Normal if given => on(Level::Warn),
+        Verbosity::Normal if given => on(Level::Warn).without_calls(),
         Verbosity::Normal => on(Level::Info).without_calls(),
         Verbosity::Verbose => on(Level::Info),
         Verbosity::Debug => on(Level::Debug),

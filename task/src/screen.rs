@@ -24,7 +24,7 @@ pub struct Screen {
     /// `None` where standard error is closed.
     output: Option<OwnedFd>,
     minimum: Level,
-    /// Single calls are shown too, not only what goes wrong with them.
+    /// Single calls are shown too.
     calls: bool,
     style: Style,
     /// Records left out since the output stalled.
@@ -56,7 +56,7 @@ impl Screen {
         Screen { output, minimum, calls: true, style: Style::new(color, false), unseen: 0, torn: false }
     }
 
-    /// Leaves out what belongs to a single call, up to INFO: the story of the service remains.
+    /// Leaves out what belongs to a single call: whoever makes it tells what comes of it. The story of the service remains.
     #[must_use]
     pub fn without_calls(self) -> Self {
         Screen { calls: false, ..self }
@@ -64,7 +64,7 @@ impl Screen {
 
     /// Shows the record, if it matters enough.
     pub fn show(&mut self, record: &Record) {
-        let left_out = !self.calls && record.trace_id.is_some() && record.level < Level::Warn;
+        let left_out = !self.calls && record.trace_id.is_some();
         if left_out || record.level < self.minimum || self.output.is_none() {
             return;
         }

@@ -1,0 +1,82 @@
+//! Help, completions and the manual page: complete, and fit to be read.
+
+use std::collections::BTreeSet;
+
+use crate::invocation::Home;
+
+/// The long flags that a help page lists.
+fn flags(help: &str) -> BTreeSet<String> {
+    let listed = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+    let words = listed.flat_map(|line| line.split([' ', ',', '=', '[', '<', '.']));
+    words.filter_map(|word| word.strip_prefix("--")).map(str::to_owned).collect()
+}
+
+fn pages(home: &Home) -> Vec<(String, String)> {
+    let commands: [&[&str]; 4] =
+        [&["--help"], &["logs", "--help"], &["completions", "--help"], &["man", "--help"]];
+    let page = |words: &&[&str]| {
+        let ended = home.task(*words).ends();
+        assert!(ended.status.success() && ended.stderr.is_empty() && !ended.stdout.is_empty(), "{ended}");
+        (words.join(" "), ended.stdout)
+    };
+    commands.iter().map(page).collect()
+}
+
+#[test]
+fn help_fits_eighty_columns_and_names_what_there_is() {
+    let home = Home::new();
+    for (words, page) in pages(&home) {
+        for line in page.lines() {
+            assert!(line.chars().count() <= 80, "task {words}: {line:?}");
+        }
+    }
+    let short = home.task(["-h"]).ends();
+    assert!(short.stdout.lines().all(|line| line.chars().count() <= 80), "{short}");
+    let help = &pages(&home)[0].1;
+    for word in [
+        "--only",
+        "--json",
+        "--quiet",
+        "--verbose",
+        "--missing",
+        "--timeout",
+        "--memory",
+        "--rpc-bin",
+        "--runtime-dir",
+        "--color",
+        "logs",
+        "completions",
+        "man",
+        "124",
+        "SIGPIPE",
+        "NO_COLOR",
+        "TASK_JSON",
+    ] {
+        assert!(help.contains(word), "{word} is not in\n{help}");
+    }
+}
+
+#[test]
+fn completions_and_the_manual_mention_every_flag() {
+    let home = Home::new();
+    let flags: BTreeSet<String> = pages(&home).iter().flat_map(|(_, page)| flags(page)).collect();
+    assert!(flags.len() >= 16, "{flags:?}");
+    for words in [&["completions", "bash"][..], &["completions", "zsh"], &["completions", "fish"], &["man"]] {
+        let ended = home.task(words).ends();
+        assert!(ended.status.success() && ended.stderr.is_empty(), "{ended}");
+        let page = ended.stdout.replace("\\-", "-");
+        for flag in &flags {
+            let written = if words.ends_with(&["fish"]) { format!("-l {flag}") } else { format!("--{flag}") };
+            assert!(page.contains(&written), "{written} is not in task {words:?}");
+        }
+        for command in ["logs", "completions", "man"] {
+            assert!(page.contains(command), "{command} is not in task {words:?}");
+        }
+    }
+}
+
+#[test]
+fn the_version_is_told() {
+    let home = Home::new();
+    home.task(["--version"]).ends().answers(concat!("task ", env!("CARGO_PKG_VERSION"), "\n"));
+}
