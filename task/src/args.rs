@@ -232,7 +232,11 @@ fn usage(error: &clap::Error) -> Failure {
         if line.is_empty() || line.starts_with("For more information") {
             continue;
         }
-        let separator = if message.is_empty() { "" } else { "; " };
+        let separator = match message.chars().last() {
+            None => "",
+            Some(':') => " ",
+            Some(_) => "; ",
+        };
         // Writing to a String cannot fail.
         let _ = write!(message, "{separator}{}", line.strip_prefix("tip: ").unwrap_or(line));
     }
@@ -293,20 +297,20 @@ With --only it prints one bare value, with --json one document.";
 
 const INPUT_HELP: &str = "Numbers, files, or '-' for standard input; all of them are one sequence.
 
-  task 1 2 2 3           numbers; also 1,2,2,3 and \"1 2 2 3\", -5, .5, 1e-3, -inf
-  task sales.txt b.txt   files: numbers between white space or commas
-  task 7 sales.txt -     all three together
-  seq 1 100 | task       standard input, to its end
-  task                   on a terminal: an answer for each line, until Ctrl-D
-  task ./5               a file named 5";
+  task 1 2 2 3          numbers; also 1,2,2,3 or \"1 2 2 3\", -5, -inf
+  task sales.txt b.txt  files: numbers between white space or commas
+  task 7 sales.txt -    all three together
+  seq 1 100 | task      standard input, to its end
+  task                  on a terminal: an answer a line, until Ctrl-D
+  task ./5              a file named 5";
 
 const AFTER_HELP: &str = "Exit status:
   0    answered
   1    the data or the call is at fault
   2    the command line is at fault
   124  no answer within --timeout
-  INT, TERM, HUP and QUIT end task as such after it has cleaned up; a closed
-  standard output ends it by SIGPIPE.
+  SIGINT, SIGTERM, SIGHUP and SIGQUIT end it after it has cleaned up; SIGPIPE
+  ends it when standard output is closed.
 
 Environment:
   TASK_*           each flag has a twin that it beats: TASK_JSON=1,

@@ -56,6 +56,11 @@ pub fn unknown(index: usize, word: &OsStr, fault: Fault) -> Failure {
     if text.contains('.') {
         return cannot_open(&text, Errno::NOENT);
     }
+    if ["mean", "median", "mode"].contains(&&*text) {
+        return Failure::Usage(format!(
+            "{text:?} is no number, file or command; for the {text} alone: --only {text}"
+        ));
+    }
     let commands = args::commands();
     let nearest = commands
         .iter()
@@ -123,6 +128,11 @@ mod tests {
                 "logs",
                 "usage",
                 "task: \"logs\" is a command only as the first word; ./logs is a file; see task --help",
+            ),
+            (
+                "mean",
+                "usage",
+                "task: \"mean\" is no number, file or command; for the mean alone: --only mean; see task --help",
             ),
             ("serve", "usage", "task: \"serve\" is no number, file or command; see task --help"),
             ("x", "usage", "task: \"x\" is no number, file or command; see task --help"),

@@ -179,6 +179,10 @@ fn a_word_that_is_nothing_names_the_nearest_command() {
         "task: \"lgos\" is no number, file or command; the nearest command is \"logs\"; see task --help",
     );
     home.task(["zzz"]).ends().fails(2, "task: \"zzz\" is no number, file or command; see task --help");
+    home.task(["median", "1", "2"]).ends().fails(
+        2,
+        "task: \"median\" is no number, file or command; for the median alone: --only median; see task --help",
+    );
     assert_eq!(home.task(["--json", "lgos"]).ends().json_error()["kind"], "usage");
 }
 
@@ -206,4 +210,7 @@ fn flags_that_say_nothing_or_contradict_each_other_are_usage_errors() {
     home.task(["-q", "-v", "1"])
         .ends()
         .fails(2, "task: --quiet and --verbose contradict each other; see task --help");
+    home.task(["completions"])
+        .ends()
+        .fails(2, "task: the following required arguments were not provided: <SHELL>; see task --help");
 }

@@ -33,6 +33,10 @@ fn help_fits_eighty_columns_and_names_what_there_is() {
     let short = home.task(["-h"]).ends();
     assert!(short.stdout.lines().all(|line| line.chars().count() <= 80), "{short}");
     let help = &pages(&home)[0].1;
+    for example in ["-5, -inf", "white space or commas", "to its end", "until Ctrl-D"] {
+        let line = help.lines().find(|line| line.contains(example)).unwrap();
+        assert!(line.contains("task"), "an example is broken over lines: {line:?}");
+    }
     for word in [
         "--only",
         "--json",
