@@ -87,10 +87,11 @@ async fn accept(
         match listener.accept().await {
             Ok((stream, _)) => {
                 backoff = ACCEPT_BACKOFF;
-                match stream.peer_cred().map(|peer| peer.uid()) {
-                    Ok(uid) if uid == us || uid == 0 => welcome(stream, permit),
-                    Ok(uid) => {
-                        tracing::warn!(log.target = "worker", uid, "refused a connection of another user");
+                match stream.peer_cred() {
+                    Ok(peer) if peer.uid() == us || peer.uid() == 0 => welcome(stream, permit),
+                    Ok(peer) => {
+                        let (uid, pid) = (peer.uid(), peer.pid());
+                        tracing::warn!(log.target = "worker", uid, pid, "refused a connection of another user");
                     }
                     Err(error) => {
                         tracing::warn!(log.target = "worker", %error, "refused a connection of nobody");

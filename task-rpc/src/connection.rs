@@ -1,8 +1,7 @@
 //! One connection: what it speaks, its calls, its end.
 
-use std::future::pending;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -51,52 +50,46 @@ pub(crate) async fn serve<S>(
     stream: UnixStream,
     shared: Rc<Shared>,
     make: Rc<impl Fn(&Connection) -> S>,
-    mut draining: watch::Receiver<bool>,
+    draining: watch::Receiver<bool>,
 ) where
     S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone,
 {
     let _open = shared.scores.connect();
-    // A second descriptor of the same socket, as the first goes into the transport.
-    let socket = match stream.as_fd().try_clone_to_owned() {
-        Ok(socket) => socket,
-        Err(error) => return closed(&error),
-    };
-    let drain = async {
-        if draining.wait_for(|draining| *draining).await.is_ok() {
-            // What was sent is still read; the next write of the client fails, so it knows that it was never executed.
-            let _ = shutdown(&socket, Shutdown::Read);
-        }
-        pending::<()>().await;
-    };
-    tokio::select! {
-        () = drain => {}
-        ended = converse(stream, &socket, &shared, &*make) => if let Err(error) = ended {
-            closed(&*error);
-        }
+    if let Err(error) = converse(stream, &shared, &*make, draining).await {
+        tracing::warn!(log.target = "worker", %error, "closed a connection");
     }
 }
 
-fn closed(error: &(impl std::fmt::Display + ?Sized)) {
-    tracing::warn!(log.target = "worker", %error, "closed a connection");
+/// What was sent is still read; the next write of the client fails, so it knows that it was never executed.
+fn shut(socket: impl AsFd) {
+    // It fails only where the client is gone already.
+    let _ = shutdown(socket, Shutdown::Read);
 }
 
 async fn converse<S>(
     stream: UnixStream,
-    socket: &OwnedFd,
     shared: &Rc<Shared>,
     make: &impl Fn(&Connection) -> S,
+    mut draining: watch::Receiver<bool>,
 ) -> Result<(), Box<dyn std::error::Error>>
 where
     S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone,
 {
     let mut stream = FdStream::new(stream, shared.limits.attachments);
-    match stream.first_byte().await? {
+    let first = tokio::select! {
+        first = stream.first_byte() => first?,
+        _ = draining.wait_for(|draining| *draining) => {
+            shut(&stream);
+            stream.first_byte().await?
+        }
+    };
+    match first {
         None => return Ok(()),
         // The length of a frame below 16 MiB.
         Some(0) => {}
         Some(byte) => return Ok(turn_away(stream, byte).await?),
     }
-    let mut hangup = pin!(Hangup::new(socket)?);
+    let mut hangup = pin!(Hangup::new(&stream)?);
     let connection = Connection {
         attachments: stream.attachments().clone(),
         limits: Arc::clone(&shared.limits),
@@ -108,11 +101,16 @@ where
     let transport = wire::server(stream, &shared.limits);
     let mut requests = pin!(BaseChannel::new(config, transport).requests());
     let mut handlers = FuturesUnordered::new();
+    let mut shut_down = false;
     loop {
         tokio::select! {
             biased;
             // The client is gone: dropping its calls cancels them.
             () = &mut hangup => return Ok(()),
+            _ = draining.wait_for(|draining| *draining), if !shut_down => {
+                shut(requests.channel().transport());
+                shut_down = true;
+            }
             // Before the requests, so that replies which are ready together leave in one write.
             Some(()) = handlers.next() => {}
             // Polled however many calls are in flight: deadlines, cancels and the sending of replies hang on it.

@@ -1,6 +1,5 @@
 //! `task-rpc`: serves mean, median and mode of numbers on a Unix socket.
 
-use std::cell::OnceCell;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -50,9 +49,7 @@ fn main() -> ExitCode {
 }
 
 fn serve(worker: Worker) -> Result<(), WorkerError> {
-    let engine = OnceCell::new();
-    worker.serve("Stats", move |connection| {
-        let engine = engine.get_or_init(|| Engine::new(Budget::new(connection.limits.memory)));
-        service::Service::new(connection, engine).serve()
-    })
+    // Before it serves, as the memory of the machine is read from files.
+    let engine = Engine::new(Budget::new(worker.limits().memory));
+    worker.serve("Stats", move |connection| service::Service::new(connection, &engine).serve())
 }

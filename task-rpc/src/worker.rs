@@ -21,17 +21,19 @@ use crate::connection::{Connection, Shared};
 use crate::error::{Context, WorkerError};
 use crate::log::CallLevel;
 use crate::signals::Ends;
+use crate::supervised::Start;
 use crate::{accept, lifeline, log, signals, standalone, supervised};
 
 /// A process that serves calls: under a host, or alone.
 #[derive(Debug)]
 pub struct Worker {
+    limits: Limits,
     mode: Mode,
 }
 
 #[derive(Debug)]
 enum Mode {
-    Supervised,
+    Supervised(Start),
     Standalone(PathBuf),
 }
 
@@ -40,16 +42,23 @@ impl Worker {
     /// this process's stdin.
     ///
     /// Call it first in `main`: it closes every descriptor from 3 up, since those come from somebody who forgot
-    /// them. From here on the process dies with its host.
+    /// them. From here on the process dies with its host. It returns when the host has said what is to be served
+    /// within which limits; the host then waits for [`serve`](Worker::serve).
     pub fn supervised(host: u32) -> Result<Self, WorkerError> {
         supervised::prepare(host)?;
-        Ok(Worker { mode: Mode::Supervised })
+        let start = supervised::greet()?;
+        Ok(Worker { limits: start.hello.limits.clone(), mode: Mode::Supervised(start) })
     }
 
     /// A worker on a socket of its own at this path, which is removed at the end. INT or TERM drains it.
     pub fn standalone(path: impl Into<PathBuf>) -> Result<Self, WorkerError> {
         signals::reset().context("cannot reset signals")?;
-        Ok(Worker { mode: Mode::Standalone(path.into()) })
+        Ok(Worker { limits: Limits::default(), mode: Mode::Standalone(path.into()) })
+    }
+
+    /// The limits to keep. Read here what is to be read of the system: once it serves, the worker opens no file.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Serves until it is told to end, and then until all calls are answered. `name` is that of the service, for
@@ -59,22 +68,26 @@ impl Worker {
         S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone + 'static,
     {
         match self.mode {
-            Mode::Supervised => serve_supervised(name, make),
-            Mode::Standalone(path) => serve_standalone(&path, name, make),
+            Mode::Supervised(start) => serve_supervised(self.limits, start, name, make),
+            Mode::Standalone(path) => serve_standalone(self.limits, &path, name, make),
         }
     }
 }
 
-fn serve_supervised<S>(name: &str, make: impl Fn(&Connection) -> S + 'static) -> Result<(), WorkerError>
+fn serve_supervised<S>(
+    limits: Limits,
+    start: Start,
+    name: &str,
+    make: impl Fn(&Connection) -> S + 'static,
+) -> Result<(), WorkerError>
 where
     S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone + 'static,
 {
-    let start = supervised::greet()?;
     let calls = log::start(true);
     // Here the sandbox takes the files away; the lifeline needs none, but its thread must be under it.
     lifeline::watch().context("cannot start the lifeline")?;
     let runtime = runtime()?;
-    let shared = shared(start.hello.limits, start.hello.generation, start.scores, calls);
+    let shared = shared(limits, start.hello.generation, start.scores, calls);
     LocalSet::new().block_on(&runtime, async {
         let mut ends = Ends::of_host().context("cannot hear signals")?;
         let listener = listener(start.listener)?;
@@ -92,6 +105,7 @@ where
 }
 
 fn serve_standalone<S>(
+    limits: Limits,
     path: &Path,
     name: &str,
     make: impl Fn(&Connection) -> S + 'static,
@@ -100,7 +114,6 @@ where
     S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone + 'static,
 {
     let calls = log::start(false);
-    let limits = Limits::default();
     supervised::limit_resources(&limits)?;
     let scores =
         Board::create().and_then(|board| Scores::map(board.fd())).context("cannot make the scoreboard")?;
