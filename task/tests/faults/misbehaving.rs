@@ -126,12 +126,13 @@ fn a_flood_on_standard_error_costs_neither_the_answer_nor_memory() {
     let mut peak = 0;
     until("the flood is over", || {
         peak = figure(task, "status", "VmHWM").unwrap_or(peak).max(peak);
+        assert!(peak < 20_000, "VmHWM is {peak} kB");
         run.ends_within(Duration::ZERO).then_some(())
     });
     let ended = run.end();
     println!("200 MB of stderr in {:?}, VmHWM {peak} kB", ended.took);
     ended.expect(0, CANNED);
-    assert!(peak > 0 && peak < 20_000, "VmHWM was {peak} kB");
+    assert!(peak > 0, "it was looked at while it ran");
     assert_nothing_left(&house, task, &ended);
     let log = house.log();
     let last = "that was the flood";
