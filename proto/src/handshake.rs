@@ -175,3 +175,124 @@ fn receive<T: DeserializeOwned>(
     }
     Ok((serde_json::from_slice(&datagram[..message.bytes])?, descriptors))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, send as send_bytes, socketpair};
+
+    use super::*;
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap()
+    }
+
+    fn hello() -> Hello {
+        let limits = Limits { memory: Some(1 << 30), input_idle: None, ..Limits::default() };
+        let socket = "/run/with \"quotes\"/s".into();
+        Hello { protocol: [1, 3], instance: "run-1".into(), generation: 7, socket, limits }
+    }
+
+    fn inode(fd: impl AsFd) -> (u64, u64) {
+        let stat = rustix::fs::fstat(fd).unwrap();
+        (stat.st_dev, stat.st_ino)
+    }
+
+    #[test]
+    fn hello_comes_whole_with_its_two_descriptors_in_order_and_closed_on_exec() {
+        let (host, worker) = pair();
+        let (listener, board) = (File::open("/dev/null").unwrap(), File::open("/dev/zero").unwrap());
+        send_hello(host.as_fd(), &hello(), listener.as_fd(), board.as_fd()).unwrap();
+        let (got, its_listener, its_board) = receive_hello(worker.as_fd()).unwrap();
+        assert_eq!(got, hello());
+        assert_eq!((inode(&its_listener), inode(&its_board)), (inode(&listener), inode(&board)));
+        for fd in [its_listener, its_board] {
+            assert!(rustix::io::fcntl_getfd(&fd).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+        }
+    }
+
+    #[test]
+    fn answers_come_whole() {
+        let (host, worker) = pair();
+        let ready = Ready { protocol: 1, build: "0.1.0".into(), pid: 42, sandbox: Sandbox::Partial };
+        for answer in [Answer::Ready(ready), Answer::Refused { protocol: [2, 3] }] {
+            send_answer(worker.as_fd(), &answer).unwrap();
+            assert_eq!(receive_answer(host.as_fd()).unwrap(), answer);
+        }
+    }
+
+    #[test]
+    fn the_newest_protocol_of_both_is_chosen() {
+        for (ours, theirs, chosen) in [
+            ([1, 1], [1, 1], Some(1)),
+            ([1, 3], [2, 5], Some(3)),
+            ([2, 5], [1, 3], Some(3)),
+            ([1, 9], [4, 4], Some(4)),
+            ([1, 2], [3, 4], None),
+            ([3, 4], [1, 2], None),
+            ([0, u32::MAX], [u32::MAX, u32::MAX], Some(u32::MAX)),
+            // Of somebody who mixed them up.
+            ([1, 5], [4, 2], None),
+        ] {
+            assert_eq!(negotiate(ours, theirs), chosen, "{ours:?} {theirs:?}");
+        }
+    }
+
+    #[test]
+    fn a_closed_end_is_told_from_a_message() {
+        let (host, worker) = pair();
+        drop(host);
+        assert!(matches!(receive_hello(worker.as_fd()), Err(HandshakeError::Closed)));
+        let answer = Answer::Refused { protocol: PROTOCOL };
+        let sent = send_answer(worker.as_fd(), &answer);
+        assert!(matches!(sent, Err(HandshakeError::Io(Errno::PIPE))), "{sent:?}");
+    }
+
+    #[test]
+    fn an_answer_that_has_not_come_does_not_block_a_host_that_does_not_wait() {
+        let (host, _worker) = pair();
+        rustix::io::ioctl_fionbio(&host, true).unwrap();
+        assert!(matches!(receive_answer(host.as_fd()), Err(HandshakeError::Io(Errno::AGAIN))));
+    }
+
+    #[test]
+    fn hello_without_its_descriptors_or_an_answer_with_some_is_refused() {
+        let (host, worker) = pair();
+        let null = File::open("/dev/null").unwrap();
+        for count in [0, 1] {
+            let greeting = Greeting { hello: hello() };
+            send(host.as_fd(), &greeting, &[null.as_fd(); 2][..count]).unwrap();
+            let Err(HandshakeError::Truncated { expected: 2, got }) = receive_hello(worker.as_fd()) else {
+                panic!("{count} descriptors were enough")
+            };
+            assert_eq!(got, count);
+        }
+        send(worker.as_fd(), &Answer::Refused { protocol: PROTOCOL }, &[null.as_fd()]).unwrap();
+        let refused = receive_answer(host.as_fd());
+        assert!(matches!(refused, Err(HandshakeError::Truncated { expected: 0, got: 1 })), "{refused:?}");
+    }
+
+    #[test]
+    fn a_datagram_that_is_too_long_is_refused_even_if_its_beginning_would_do() {
+        let (host, worker) = pair();
+        let mut datagram = serde_json::to_vec(&Answer::Refused { protocol: PROTOCOL }).unwrap();
+        datagram.resize(HANDSHAKE + 1, b' ');
+        send_bytes(&worker, &datagram, SendFlags::empty()).unwrap();
+        let refused = receive_answer(host.as_fd());
+        assert!(matches!(refused, Err(HandshakeError::Truncated { .. })), "{refused:?}");
+    }
+
+    #[test]
+    fn what_is_no_message_is_not_understood() {
+        let (host, worker) = pair();
+        for datagram in
+            ["{", "hello", "{\"ready\":{}}", "{\"refused\":{\"protocol\":[1]}}", "{\"later\":{}}", "\u{0}"]
+        {
+            send_bytes(&worker, datagram.as_bytes(), SendFlags::empty()).unwrap();
+            let answer = receive_answer(host.as_fd());
+            assert!(matches!(answer, Err(HandshakeError::Malformed(_))), "{datagram}: {answer:?}");
+        }
+    }
+}

@@ -88,24 +88,10 @@ impl Board {
 
     /// What the board shows now. Whatever it holds gives a snapshot; only a failed read is an error.
     pub fn read(&self) -> io::Result<Snapshot> {
-        // A slot counts when its state is the same in the first and the last copy: then the middle one is whole.
         let before = self.copy()?;
         let words = self.copy()?;
         let after = self.copy()?;
-        let calls = (0..SLOTS)
-            .map(slot_at)
-            .filter(|&at| before[at] & PHASE == IN_FORCE && before[at] == after[at])
-            .map(|at| Call::decode(&words[at..at + SLOT]))
-            .collect();
-        Ok(Snapshot {
-            heartbeat: words[HEARTBEAT],
-            connections: words[CONNECTIONS],
-            connections_total: words[CONNECTIONS_TOTAL],
-            calls_total: words[CALLS_TOTAL],
-            calls_failed: words[CALLS_FAILED],
-            latencies: Latencies(words[LATENCIES].to_vec()),
-            calls,
-        })
+        Ok(Snapshot::decode(&before, &words, &after))
     }
 
     fn copy(&self) -> io::Result<Vec<u64>> {
@@ -141,6 +127,27 @@ pub struct Snapshot {
     pub latencies: Latencies,
     /// Calls executing now, or when the worker died.
     pub calls: Vec<Call>,
+}
+
+impl Snapshot {
+    /// From three copies, one after another. A slot counts when its state is the same in the first and the last:
+    /// then the middle one is whole.
+    fn decode(before: &[u64], words: &[u64], after: &[u64]) -> Self {
+        let calls = (0..SLOTS)
+            .map(slot_at)
+            .filter(|&at| before[at] & PHASE == IN_FORCE && before[at] == after[at])
+            .map(|at| Call::decode(&words[at..at + SLOT]))
+            .collect();
+        Snapshot {
+            heartbeat: words[HEARTBEAT],
+            connections: words[CONNECTIONS],
+            connections_total: words[CONNECTIONS_TOTAL],
+            calls_total: words[CALLS_TOTAL],
+            calls_failed: words[CALLS_FAILED],
+            latencies: Latencies(words[LATENCIES].to_vec()),
+            calls,
+        }
+    }
 }
 
 /// A call that is executing.
@@ -238,6 +245,27 @@ mod tests {
         assert_eq!(latencies.quantile(0.5), Some(10));
         assert_eq!(latencies.quantile(0.98), Some(10));
         assert_eq!(latencies.quantile(0.99), Some(896));
+    }
+
+    #[test]
+    fn a_slot_that_changed_hands_while_it_was_read_is_not_shown() {
+        let board = Board::create().unwrap();
+        let scores = Scores::map(board.fd()).unwrap();
+        let empty = board.copy().unwrap();
+        let first = scores.begin("Stats.mean", 1);
+        let held = board.copy().unwrap();
+        let shown = |before, words, after| Snapshot::decode(before, words, after).calls.len();
+        assert_eq!(shown(&held, &held, &held), 1);
+        assert_eq!(shown(&empty, &held, &held), 0, "begun meanwhile");
+        drop(first);
+        let over = board.copy().unwrap();
+        assert_eq!(shown(&held, &held, &over), 0, "ended meanwhile");
+        let _second = scores.begin("Stats.mode", 2);
+        let again = board.copy().unwrap();
+        assert_eq!(shown(&held, &again, &again), 0, "the same slot, another call");
+        let mut writing = again.clone();
+        writing[slot_at(0)] = writing[slot_at(0)] & !PHASE | WRITING;
+        assert_eq!(shown(&writing, &writing, &writing), 0, "half written");
     }
 
     #[test]

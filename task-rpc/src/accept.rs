@@ -91,7 +91,12 @@ async fn accept(
                     Ok(peer) if peer.uid() == us || peer.uid() == 0 => welcome(stream, permit),
                     Ok(peer) => {
                         let (uid, pid) = (peer.uid(), peer.pid());
-                        tracing::warn!(log.target = "worker", uid, pid, "refused a connection of another user");
+                        tracing::warn!(
+                            log.target = "worker",
+                            uid,
+                            pid,
+                            "refused a connection of another user"
+                        );
                     }
                     Err(error) => {
                         tracing::warn!(log.target = "worker", %error, "refused a connection of nobody");

@@ -203,6 +203,26 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_is_a_line_like_others() {
+        // In a process of its own, whose hook and log are nobody else's.
+        let test = ["--exact", "log::tests::panics_in_a_process_of_its_own", "--ignored", "--nocapture"];
+        let this = std::env::current_exe().unwrap();
+        let output = std::process::Command::new(this).args(test).env_remove("TASK_LOG").output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        let line: Value = serde_json::from_str(said.lines().next().unwrap_or_default()).expect(&said);
+        assert_eq!((&line["level"], &line["target"]), (&"ERROR".into(), &"worker".into()), "{said}");
+        assert_eq!(line["message"], "panicked: 7 is odd");
+        assert!(line["fields"]["place"].as_str().unwrap().contains("log.rs:"), "{said}");
+    }
+
+    #[test]
+    #[ignore = "fails on purpose; the test above runs it"]
+    fn panics_in_a_process_of_its_own() {
+        start(true);
+        panic!("{} is odd", 7);
+    }
+
+    #[test]
     fn the_variable_sets_the_level_of_calls() {
         assert_eq!(levels(None), (Level::INFO, CallLevel::Debug));
         assert_eq!(levels(Some("info")), (Level::INFO, CallLevel::Info));

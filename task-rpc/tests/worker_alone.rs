@@ -10,7 +10,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
 use rustix::process::Signal;
-use support::{Alone, Process, client, context, numbers, on_a_pipe, task_rpc};
+use support::{Alone, Process, client, context, numbers, on_a_pipe, refused, task_rpc};
 use task_proto::number::Number;
 
 #[tokio::test]
@@ -113,7 +113,7 @@ async fn calls_in_flight_are_answered_after_term_and_a_second_one_ends_at_once()
         // Requests are taken in order: once this is answered, the one before is in flight.
         client.ping(context()).await.unwrap();
         alone.process.signal(Signal::TERM);
-        while client.ping(context()).await.is_ok() {}
+        refused(&client).await;
         assert!(!alone.socket.exists(), "the socket is gone before the drain is over");
         if twice {
             alone.process.signal(Signal::TERM);

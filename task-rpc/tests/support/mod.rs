@@ -6,7 +6,7 @@
     reason = "each test file uses its part; one of them may use all"
 )]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
@@ -18,10 +18,11 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal, kill_process};
+use tarpc::client::RpcError;
 use task_proto::handshake::{Answer, HandshakeError, Hello, PROTOCOL, receive_answer, send_hello};
 use task_proto::limits::Limits;
 use task_proto::number::Number;
-use task_proto::scoreboard::Board;
+use task_proto::scoreboard::{Board, Snapshot};
 use task_proto::stats::{Format, Missing, Query, Source, StatsClient};
 use task_proto::wire::{self, FdStream, Outgoing};
 use tempfile::TempDir;
@@ -133,12 +134,23 @@ pub(crate) struct Host {
 impl Host {
     /// Spawns a worker whose stdin is the handshake's pair, and says nothing yet.
     pub(crate) fn spawn(change: impl FnOnce(&mut Command)) -> Self {
+        Host::spawn_as(task_rpc(), change)
+    }
+
+    /// The same, by a shell script in which `exec "$@"` becomes the worker.
+    pub(crate) fn spawn_through(script: &str, change: impl FnOnce(&mut Command)) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", script, "sh", env!("CARGO_BIN_EXE_task-rpc")]);
+        shell.env_remove("TASK_LOG").stdout(Stdio::null()).stderr(Stdio::piped());
+        Host::spawn_as(shell, change)
+    }
+
+    fn spawn_as(mut command: Command, change: impl FnOnce(&mut Command)) -> Self {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("rpc.sock");
         let listener = UnixListener::bind(&socket).unwrap();
-        let mut command = task_rpc();
         command.arg("--supervised").arg(std::process::id().to_string()).stdin(theirs);
         change(&mut command);
         let process = Process::spawn(&mut command);
@@ -168,6 +180,31 @@ impl Host {
         match host.greet(&host.hello()) {
             Ok(Answer::Ready(_)) => host,
             other => panic!("{other:?}:\n{}", host.process.end().1),
+        }
+    }
+}
+
+/// Waits until the scoreboard shows it. There is no event for it: the host reads the board when it likes.
+pub(crate) async fn shown(host: &Host, mut what: impl FnMut(&Snapshot) -> bool) -> Snapshot {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let seen = host.board.read().expect("the board is readable");
+        if what(&seen) {
+            return seen;
+        }
+        assert!(Instant::now() < end, "{seen:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Calls until a request is refused, and sees that it was never sent: it is safe to send it again.
+pub(crate) async fn refused(client: &StatsClient) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match client.ping(context()).await {
+            Ok(_) => assert!(Instant::now() < end, "it goes on serving"),
+            Err(RpcError::Server(error)) if error.kind == ErrorKind::BrokenPipe => return,
+            Err(error) => panic!("{error:?}"),
         }
     }
 }

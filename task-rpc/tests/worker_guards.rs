@@ -1,0 +1,199 @@
+//! What guards a worker: who may connect and how many, descriptors, resource limits, signals ignored at the start.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+mod support;
+
+use std::fs::{self, Permissions};
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::Command;
+
+use rustix::fs::Uid;
+use rustix::process::{Signal, geteuid};
+use support::{Alone, Host, Process, client, context, shown};
+use task_proto::handshake::{Answer, Hello};
+use task_proto::limits::Limits;
+
+/// A worker under the test as its host, started by this shell script; `exec "$@"` becomes the worker.
+fn host_through(script: &str) -> Host {
+    let mut host = Host::spawn_through(script, |_| {});
+    match host.greet(&host.hello()) {
+        Ok(Answer::Ready(_)) => host,
+        other => panic!("{other:?}:\n{}", host.process.end().1),
+    }
+}
+
+/// A row of `/proc/PID/limits`: soft and hard.
+fn limit(process: &Process, row: &str) -> [String; 2] {
+    let limits = fs::read_to_string(format!("/proc/{}/limits", process.pid())).unwrap();
+    let row = limits.lines().find_map(|line| line.strip_prefix(row)).unwrap();
+    let mut words = row.split_whitespace().map(str::to_owned);
+    [words.next().unwrap(), words.next().unwrap()]
+}
+
+#[test]
+fn descriptors_that_somebody_forgot_are_closed() {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let script = r#"exec 7>&1 >/dev/null; echo inherited >&7; exec "$@""#;
+    let host = Host::spawn_through(script, |command| {
+        command.stdout(writer);
+    });
+    let mut line = [0; 10];
+    reader.read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"inherited\n");
+    host.greet(&host.hello()).unwrap();
+    // Every copy of the writer is closed, or this would wait for ever.
+    assert!(support::readable(&reader), "the worker still holds it");
+    assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn core_dumps_are_forbidden_and_descriptors_suffice_for_all_connections() {
+    let host = host_through(r#"ulimit -c unlimited; ulimit -S -n 64; exec "$@""#);
+    assert_eq!(limit(&host.process, "Max core file size"), ["0", "0"]);
+    let [soft, hard] = limit(&host.process, "Max open files");
+    let needed = 64 * (2 * 16 + 2) + 64;
+    assert_eq!(soft.parse::<u64>().unwrap(), hard.parse().unwrap_or(u64::MAX).min(needed));
+}
+
+#[test]
+fn what_was_ignored_at_the_start_stays_so_under_a_host_but_its_term_is_heeded() {
+    let mut host = host_through(r#"trap "" HUP INT TERM; exec "$@""#);
+    let ignored = u64::from_str_radix(&host.process.status("SigIgn:"), 16).unwrap();
+    for signal in [Signal::HUP, Signal::INT, Signal::PIPE, Signal::XFSZ] {
+        assert_ne!(ignored & 1 << (signal.as_raw() - 1), 0, "{signal:?}");
+    }
+    host.process.signal(Signal::TERM);
+    host.process.end_well();
+}
+
+#[test]
+fn a_signal_blocked_by_whoever_started_it_comes_through() {
+    let mut command = Command::new("env");
+    command.args(["--block-signal=TERM", env!("CARGO_BIN_EXE_task-rpc"), "--socket"]);
+    let directory = tempfile::tempdir().unwrap();
+    command.arg(directory.path().join("s")).stderr(std::process::Stdio::piped());
+    let mut process = Process::spawn(&mut command);
+    process.wait_for("serving Stats");
+    process.signal(Signal::TERM);
+    process.end_well();
+}
+
+#[test]
+fn another_users_connection_is_closed_and_logged() {
+    if !geteuid().is_root() {
+        eprintln!("skipped: only root can be another user");
+        return;
+    }
+    let mut alone = Alone::start();
+    // Let through by the file system, so that the worker itself has to look.
+    fs::set_permissions(alone.directory.path(), Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&alone.socket, Permissions::from_mode(0o666)).unwrap();
+    let socket = alone.socket.clone();
+    let read = std::thread::spawn(move || {
+        let nobody = Uid::from_raw(65534);
+        // Of this thread alone.
+        rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+        let mut stream = UnixStream::connect(socket).unwrap();
+        stream.set_read_timeout(Some(support::PATIENCE)).unwrap();
+        stream.read(&mut [0])
+    });
+    assert_eq!(read.join().unwrap().unwrap(), 0, "closed without a word");
+    let line = alone.process.wait_for("another user");
+    assert!(line.contains(r#""uid":65534"#), "{line}");
+    assert!(line.contains(&format!(r#""pid":{}"#, std::process::id())), "{line}");
+}
+
+#[tokio::test]
+async fn one_connection_more_than_the_limit_waits_until_one_leaves() {
+    let mut host = Host::spawn(|_| {});
+    let hello = Hello { limits: Limits { connections: 2, ..Limits::default() }, ..host.hello() };
+    assert!(matches!(host.greet(&hello), Ok(Answer::Ready(_))), "{}", host.process.end().1);
+    let (first, outgoing) = client(&host.socket).await;
+    let (second, _second) = client(&host.socket).await;
+    first.ping(context()).await.unwrap();
+    second.ping(context()).await.unwrap();
+    let (third, _third) = client(&host.socket).await;
+    let waiting = tokio::spawn(async move { third.ping(context()).await });
+    // Two beats: the worker's loop has looked at its listener since.
+    let beat = host.board.read().unwrap().heartbeat;
+    let seen = shown(&host, |seen| seen.heartbeat > beat + 1).await;
+    assert_eq!((seen.connections, seen.connections_total), (2, 2));
+    assert!(!waiting.is_finished());
+    drop((first, outgoing));
+    waiting.await.unwrap().unwrap();
+}
+
+/// The sockets that a process holds, as often as it holds them.
+fn sockets(process: &Process) -> Vec<String> {
+    let held = fs::read_dir(format!("/proc/{}/fd", process.pid())).unwrap();
+    let held = held.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+    held.map(|held| held.display().to_string()).filter(|held| held.starts_with("socket:")).collect()
+}
+
+#[tokio::test]
+async fn a_connection_is_one_descriptor() {
+    let host = Host::start();
+    let before = sockets(&host.process);
+    let (client, _outgoing) = client(&host.socket).await;
+    client.ping(context()).await.unwrap();
+    let with = sockets(&host.process);
+    assert_eq!(with.len(), before.len() + 1, "{before:?} {with:?}");
+}
+
+/// Seconds within the hour of a log line.
+fn seconds(line: &str) -> f64 {
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    let time = line["time"].as_str().unwrap().trim_end_matches('Z').to_owned();
+    let mut parts = time.rsplit(':').map(|part| part.parse::<f64>());
+    let (seconds, minutes) = (parts.next().unwrap().unwrap(), parts.next().unwrap().unwrap());
+    minutes * 60.0 + seconds
+}
+
+#[tokio::test]
+async fn without_descriptors_it_neither_spins_nor_dies_and_serves_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("s");
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"ulimit -n 20; exec "$0" --socket "$1""#, env!("CARGO_BIN_EXE_task-rpc")]);
+    let mut process = Process::spawn(command.arg(&socket).stderr(std::process::Stdio::piped()));
+    process.wait_for("serving Stats");
+    let crowd: Vec<_> = (0..20).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    let mut before = None;
+    for wait_ms in [5, 10, 20, 40] {
+        let line = process.wait_for("cannot accept");
+        assert!(line.contains(&format!(r#""wait_ms":{wait_ms}"#)), "{line}");
+        let now = seconds(&line);
+        if let Some((then, waited)) = before.replace((now, f64::from(wait_ms) / 1e3)) {
+            assert!((now - then).rem_euclid(3600.0) >= waited, "{line}");
+        }
+    }
+    drop(crowd);
+    let (client, _outgoing) = client(&socket).await;
+    client.ping(context()).await.unwrap();
+    process.signal(Signal::TERM);
+    drop(client);
+    process.end_well();
+}
+
+#[test]
+fn a_file_that_took_the_sockets_place_stays() {
+    let mut alone = Alone::start();
+    fs::remove_file(&alone.socket).unwrap();
+    fs::write(&alone.socket, "precious").unwrap();
+    alone.process.signal(Signal::TERM);
+    alone.process.end_well();
+    assert_eq!(fs::read(&alone.socket).unwrap(), b"precious");
+}
+
+#[test]
+fn the_example_client_is_answered() {
+    let example = PathBuf::from(env!("CARGO_BIN_EXE_task-rpc")).with_file_name("examples").join("call");
+    let alone = Alone::start();
+    let output = Command::new(&example).arg(&alone.socket).args(["3", "1", "3", "1", "2"]).output();
+    let output = output.unwrap_or_else(|error| panic!("{}: {error}", example.display()));
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said, "mean    2\nmedian  2\nmode    1, 3\n", "{}", String::from_utf8_lossy(&output.stderr));
+}
