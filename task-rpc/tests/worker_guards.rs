@@ -147,7 +147,7 @@ async fn a_connection_is_one_descriptor() {
 fn seconds(line: &str) -> f64 {
     let line: serde_json::Value = serde_json::from_str(line).unwrap();
     let time = line["time"].as_str().unwrap().trim_end_matches('Z').to_owned();
-    let mut parts = time.rsplit(':').map(|part| part.parse::<f64>());
+    let mut parts = time.rsplit(':').map(str::parse::<f64>);
     let (seconds, minutes) = (parts.next().unwrap().unwrap(), parts.next().unwrap().unwrap());
     minutes * 60.0 + seconds
 }
