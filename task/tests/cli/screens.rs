@@ -79,7 +79,8 @@ fn is_a_socket(path: &str) -> bool {
 
 #[test]
 fn a_newcomer_sees_the_first_screen() {
-    let mut terminal = Terminal::start(&Home::new(), &["--color", "never"]);
+    let home = Home::new();
+    let mut terminal = Terminal::start(&home, &["--color", "never"]);
     terminal.shows("> ");
     terminal.types("3 1 3 1 2\n");
     terminal.shows("\n> ");
@@ -108,7 +109,8 @@ fn the_sample_is_answered_before_the_worker_is_stopped() {
 
 #[test]
 fn the_prompt_answers_line_by_line_and_returns_after_a_bad_one() {
-    let mut terminal = Terminal::start(&Home::new(), &["-q"]);
+    let home = Home::new();
+    let mut terminal = Terminal::start(&home, &["-q"]);
     for (typed, shown) in [
         ("1 2 2 3\n", "1 2 2 3\nmean    2\nmedian  2\nmode    2 (2 of 4)\n> "),
         ("\n", "\n> "),
@@ -134,7 +136,8 @@ fn the_prompt_answers_line_by_line_and_returns_after_a_bad_one() {
 
 #[test]
 fn ctrl_c_at_the_prompt_cleans_up_and_dies_of_it() {
-    let mut terminal = Terminal::start(&Home::new(), &["--color", "never"]);
+    let home = Home::new();
+    let mut terminal = Terminal::start(&home, &["--color", "never"]);
     terminal.shows("> ");
     terminal.types("\x03");
     let screen = normalised(&terminal.dies_of_ctrl_c());
@@ -146,7 +149,8 @@ fn ctrl_c_at_the_prompt_cleans_up_and_dies_of_it() {
 
 #[test]
 fn ctrl_backslash_at_the_prompt_kills_and_cleans_up() {
-    let mut terminal = Terminal::start(&Home::new(), &["--color", "never"]);
+    let home = Home::new();
+    let mut terminal = Terminal::start(&home, &["--color", "never"]);
     terminal.shows("> ");
     terminal.types("\x1c");
     let (screen, status) = terminal.ends();
@@ -156,7 +160,8 @@ fn ctrl_backslash_at_the_prompt_kills_and_cleans_up() {
 
 #[test]
 fn a_line_that_is_typed_for_a_dash_is_read_to_ctrl_d() {
-    let mut terminal = Terminal::start(&Home::new(), &["1", "-"]);
+    let home = Home::new();
+    let mut terminal = Terminal::start(&home, &["1", "-"]);
     terminal.types("2 3\n");
     terminal.shows("2 3\n");
     terminal.types("\x04");

@@ -19,18 +19,19 @@ const DEVICE: &str = "CLI_TEST_TERMINAL";
 const WORDS: &str = "CLI_TEST_WORDS";
 
 /// A terminal and the `task` that runs on it.
-pub struct Terminal {
+pub struct Terminal<'a> {
     device: OwnedFd,
     child: Owned,
     /// Without carriage returns.
     seen: Vec<u8>,
     /// How much of it was waited for.
     read: usize,
-    runtime: std::path::PathBuf,
+    /// It must outlive the run, so it is borrowed.
+    home: &'a Home,
 }
 
-impl Terminal {
-    pub fn start(home: &Home, words: &[&str]) -> Self {
+impl<'a> Terminal<'a> {
+    pub fn start(home: &'a Home, words: &[&str]) -> Self {
         let device = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&device).unwrap();
         unlockpt(&device).unwrap();
@@ -47,13 +48,7 @@ impl Terminal {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        Terminal {
-            device,
-            child: Owned(child),
-            seen: Vec::new(),
-            read: 0,
-            runtime: home.path("runtime/task"),
-        }
+        Terminal { device, child: Owned(child), seen: Vec::new(), read: 0, home }
     }
 
     /// Waits until the screen shows this after what was waited for before.
@@ -80,7 +75,7 @@ impl Terminal {
         let pid = Pid::from_child(&self.child.0);
         assert!(exits(pid), "no end within {PATIENCE:?}:\n{}", self.screen());
         let status = self.child.0.wait().unwrap();
-        leaves_nothing(pid, &self.runtime);
+        leaves_nothing(pid, &self.home.path("runtime/task"));
         (self.screen(), status)
     }
 
