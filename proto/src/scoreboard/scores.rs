@@ -312,11 +312,21 @@ mod tests {
         assert_eq!((seen.calls[0].trace_id, seen.calls[0].consuming), (2, false));
     }
 
+    /// Ends the writer also when the reader fails: the scope waits for both.
+    struct Finish<'a>(&'a AtomicBool);
+
+    impl Drop for Finish<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Relaxed);
+        }
+    }
+
     #[test]
     fn a_reader_never_sees_a_call_half_written() {
         let (board, scores) = board();
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
+            let _finish = Finish(&done);
             scope.spawn(|| {
                 let mut trace = 0_u128;
                 while !done.load(Relaxed) {
@@ -336,7 +346,6 @@ mod tests {
                     whole += 1;
                 }
             }
-            done.store(true, Relaxed);
             println!("{whole} calls seen whole");
         });
     }
