@@ -10,6 +10,8 @@ pub const START: Duration = Duration::from_secs(10);
 pub const DRAIN: Duration = Duration::from_secs(10);
 /// From SIGKILL to the exit of a process: it cannot refuse, so only a kernel in trouble takes longer.
 pub const KILL: Duration = Duration::from_secs(5);
+/// Between two looks at a worker that has exited but is held by a debugger: there is no event to wait for.
+pub const REAP_RETRY: Duration = Duration::from_millis(10);
 /// For what is left in the pipes of an exited worker. A grandchild may hold them open for ever.
 pub const PIPE_TAIL: Duration = Duration::from_millis(100);
 /// Before standard input says that it is being read, so that nobody wonders why nothing happens.
@@ -110,7 +112,7 @@ pub const LOG_FILE: u64 = 10 * 1000 * 1000;
 pub const LOG_FILES: u32 = 5;
 /// A line of a log file, in bytes, for its reader: six times [`LOG_LINE`] when all of it is escaped, and more.
 pub const LOG_RECORD: usize = 1024 * 1024;
-/// Run directories that one start looks at when it sweeps; the next start looks at the others.
+/// Run directories that one start looks at when it sweeps, so that a start stays quick.
 pub const SWEEP: usize = 1024;
 
 /// The limits that a host sets for its worker; they travel in the handshake.

@@ -19,6 +19,7 @@ use tarpc::context::Context;
 use tarpc::trace::TraceId;
 use tarpc::{RequestName, ServerError};
 use task_proto::limits::{DEATH_NOTICE, Limits, NO_DEADLINE, RESENDS, SLOTS};
+use task_proto::scoreboard::Snapshot;
 use task_proto::wire::{self, FdStream};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
@@ -48,8 +49,8 @@ pub struct Client<Req, Resp> {
 #[derive(Debug)]
 struct Connection<Req, Resp> {
     channel: Channel<Arc<Req>, Resp>,
-    /// The generation that served when it was made; a later one may have accepted it.
-    generation: u64,
+    /// How many workers had died when it was made. Any that served since may have accepted it.
+    died: u64,
     dispatch: JoinHandle<()>,
 }
 
@@ -132,21 +133,23 @@ where
             let lost = match reply {
                 Ok(reply) => return Ok(reply),
                 Err(RpcError::DeadlineExceeded) => return Err(CallError::Deadline),
-                Err(RpcError::Server(error)) => return Err(CallError::Service(error)),
                 Err(RpcError::Send(error)) if !is_broken_pipe(error.as_ref()) => {
                     return Err(CallError::NeverSent(error));
                 }
+                // The transport's word for a request that was not written whole.
+                Err(lost @ RpcError::Server(ServerError { kind: io::ErrorKind::BrokenPipe, .. })) => lost,
+                Err(RpcError::Server(error)) => return Err(CallError::Service(error)),
                 Err(lost) => lost,
             };
+            let never_sent = matches!(lost, RpcError::Send(_) | RpcError::Server(_));
             self.forget(&connection).await;
             used.unless_proven();
-            if !self.rereadable {
-                self.verdict(&connection, trace_id).await?;
+            if !self.rereadable && !never_sent && !self.is_untouched(&connection, trace_id).await? {
+                return Err(CallError::Lost(lost));
             }
             if let ServicePhase::Ended(ended) = &self.status.borrow().phase {
                 return Err(CallError::Ended(ended.clone()));
             }
-            let never_sent = matches!(lost, RpcError::Send(_));
             resends += 1;
             if resends > RESENDS || !(never_sent || (self.idempotent)(&request)) {
                 return Err(CallError::Lost(lost));
@@ -154,34 +157,37 @@ where
         }
     }
 
-    /// After a lost connection with input that cannot be read again: returns when it is proven untouched.
-    async fn verdict(&self, connection: &Connection<Req, Resp>, trace_id: u128) -> Result<(), CallError> {
+    /// After a lost connection with input that cannot be read again: whether a worker's death explains the loss
+    /// and its scoreboard, like that of whoever serves since, proves that nothing was read.
+    async fn is_untouched(
+        &self,
+        connection: &Connection<Req, Resp>,
+        trace_id: u128,
+    ) -> Result<bool, CallError> {
         let mut status = self.status.clone();
-        let known = |status: &Status| {
-            status.is_ended() || status.deaths.iter().any(|death| death.generation >= connection.generation)
+        let died = |status: &Status| status.is_ended() || status.died > connection.died;
+        if timeout(DEATH_NOTICE, status.wait_for(died)).await.is_err() {
+            return Ok(false);
+        }
+        // A worker that starts may have accepted the connection before the news of it came here. The supervisor
+        // limits how long a start takes.
+        let Ok(now) = status.wait_for(Status::is_settled).await.map(|now| now.clone()) else {
+            return Ok(false);
         };
-        let now = match timeout(DEATH_NOTICE, status.wait_for(known)).await {
-            Ok(Ok(status)) => status.clone(),
-            _ => self.status.borrow().clone(),
-        };
-        let since = now.deaths.iter().filter(|death| death.generation >= connection.generation);
-        for death in since {
-            if let Some(bytes) = self.consumed(death, trace_id) {
+        let since = usize::try_from(now.died - connection.died).unwrap_or(usize::MAX);
+        if self.begun.load(Ordering::Relaxed) || since > now.deaths.len() {
+            let Some(death) = now.deaths.last() else { return Ok(false) };
+            return Err(CallError::InputConsumed { bytes: 0, death: Arc::clone(death) });
+        }
+        for death in now.deaths.iter().rev().take(since) {
+            if let Some(bytes) = consumed(death.scoreboard.as_ref(), trace_id) {
                 return Err(CallError::InputConsumed { bytes, death: Arc::clone(death) });
             }
         }
-        Ok(())
-    }
-
-    /// How many bytes of what cannot be read again are gone; `None` where it is proven that none are.
-    fn consumed(&self, death: &PostMortem, trace_id: u128) -> Option<u64> {
-        let Some(scoreboard) = &death.scoreboard else {
-            return Some(0);
-        };
-        let begun = scoreboard.calls.iter().filter(|call| call.trace_id == trace_id && call.consuming);
-        let bytes = begun.map(|call| call.consumed).max();
-        let unseen = self.begun.load(Ordering::Relaxed) || scoreboard.calls.len() >= SLOTS;
-        bytes.or_else(|| unseen.then_some(0))
+        Ok(match &now.phase {
+            ServicePhase::Serving { board, .. } => consumed(board.read().ok().as_ref(), trace_id).is_none(),
+            _ => true,
+        })
     }
 
     async fn forget(&self, lost: &Arc<Connection<Req, Resp>>) {
@@ -198,7 +204,7 @@ where
             if let Some(connection) = &*current {
                 return Ok(Arc::clone(connection));
             }
-            let generation = self.serving().await?;
+            let died = self.serving().await?;
             let stream = self.socket.connect().await.map_err(never_sent)?;
             // A worker sends no descriptors.
             let transport = wire::client(FdStream::new(stream, 0), &self.limits);
@@ -211,26 +217,22 @@ where
                     tracing::debug!("connection: {error}");
                 }
             });
-            let connection = Arc::new(Connection { channel: client.client, generation, dispatch });
+            let connection = Arc::new(Connection { channel: client.client, died, dispatch });
             *current = Some(Arc::clone(&connection));
             Ok(connection)
         };
         tokio::time::timeout_at(deadline.into(), connecting).await.unwrap_or(Err(CallError::Deadline))
     }
 
-    /// Waits for a worker that serves: its generation.
+    /// Waits for a worker that serves: how many had died before it.
     async fn serving(&self) -> Result<u64, CallError> {
         let mut status = self.status.clone();
-        let settled =
-            |status: &Status| matches!(status.phase, ServicePhase::Serving { .. } | ServicePhase::Ended(_));
-        let phase = match status.wait_for(settled).await {
-            Ok(status) => status.phase.clone(),
-            Err(_) => ServicePhase::Ended(Ended::Stopped),
+        let Ok(now) = status.wait_for(Status::is_settled).await.map(|now| now.clone()) else {
+            return Err(CallError::Ended(Ended::Stopped));
         };
-        match phase {
-            ServicePhase::Serving { generation, .. } => Ok(generation),
+        match now.phase {
             ServicePhase::Ended(ended) => Err(CallError::Ended(ended)),
-            ServicePhase::Starting | ServicePhase::Stopping => Err(CallError::Ended(Ended::Stopped)),
+            _ => Ok(now.died),
         }
     }
 }
@@ -282,6 +284,17 @@ impl From<RpcError> for CallError {
             RpcError::Shutdown | RpcError::Channel(_) => CallError::Lost(error),
         }
     }
+}
+
+/// How many bytes of its input a call had read, as far as a scoreboard shows; `None` where it proves that there were
+/// none.
+fn consumed(scoreboard: Option<&Snapshot>, trace_id: u128) -> Option<u64> {
+    let Some(scoreboard) = scoreboard else {
+        return Some(0);
+    };
+    let begun = scoreboard.calls.iter().filter(|call| call.trace_id == trace_id && call.consuming);
+    let bytes = begun.map(|call| call.consumed).max();
+    bytes.or_else(|| (scoreboard.calls.len() >= SLOTS).then_some(0))
 }
 
 fn can_be_read_again(descriptor: impl AsFd) -> bool {

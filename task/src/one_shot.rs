@@ -25,16 +25,20 @@ use crate::args::{Config, Only, Verbosity};
 use crate::exit::{self, Failure};
 use crate::inputs::{self, Input, READING_STDIN, SAMPLE_NOTE};
 use crate::prompt::Prompt;
-use crate::signals::{Signal, Signals};
+use crate::signals::{self, Signal, Signals};
 
 /// The service, asked through a connection that outlives its worker.
 type Stats = StatsClient<Client<StatsRequest, StatsResponse>>;
 
 /// Runs to the end: the answer printed, nothing left behind.
 pub fn run(config: &Config) -> Result<(), Failure> {
+    signals::outlive_size_limit().map_err(unusual)?;
     let input = inputs::gather(&config.words, config.missing, rustix::stdio::stdin())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unusual)?;
-    runtime.block_on(live(config, input))
+    let ended = runtime.block_on(live(config, input));
+    // A write that nobody reads may still be going on.
+    runtime.shutdown_background();
+    ended
 }
 
 async fn live(config: &Config, input: Input) -> Result<(), Failure> {
@@ -52,7 +56,10 @@ async fn live(config: &Config, input: Input) -> Result<(), Failure> {
         tracing::warn!("{error}");
     }
     keep(&journal);
-    ended
+    match signals.over() {
+        Some(signal) => ended.and(Err(Failure::Signal(signal))),
+        None => ended,
+    }
 }
 
 /// Appends the run to the log. A log that cannot be written costs a warning, never the answer.
@@ -111,7 +118,7 @@ async fn answered(config: &Config, input: Input, supervisor: &Supervisor) -> Res
         Input::Given(inputs) => {
             if inputs.sample && config.verbosity != Verbosity::Quiet {
                 supervisor.ready().await.map_err(|ended| ended_failure(config, &ended))?;
-                exit::say(SAMPLE_NOTE);
+                write(|| exit::say(SAMPLE_NOTE)).await?;
             }
             let note = idle_note(config, supervisor, inputs.reads_stdin);
             let stats = Client::new(supervisor, inputs.attachments, |_| true).into();
@@ -119,7 +126,7 @@ async fn answered(config: &Config, input: Input, supervisor: &Supervisor) -> Res
                 answer = ask(config, &stats, &inputs.query, &inputs.names) => answer?,
                 never = note => match never {},
             };
-            tell(config, &answer)
+            tell(config, &answer).await
         }
     }
 }
@@ -131,7 +138,8 @@ async fn prompted(config: &Config, supervisor: &Supervisor) -> Result<(), Failur
     while let Some(line) = prompt.next_line().await {
         match reply(config, supervisor, line).await {
             Err(failure @ (Failure::Fault { .. } | Failure::Input { .. } | Failure::Deadline { .. })) => {
-                exit::say(&if config.json { failure.json() } else { failure.text() });
+                let said = if config.json { failure.json() } else { failure.text() };
+                write(move || exit::say(&said)).await?;
             }
             ended => ended?,
         }
@@ -146,7 +154,7 @@ async fn reply(
 ) -> Result<(), Failure> {
     let inputs = inputs::from_line(&line?, config.missing)?;
     let stats = Client::new(supervisor, inputs.attachments, |_| true).into();
-    tell(config, &ask(config, &stats, &inputs.query, &inputs.names).await?)
+    tell(config, &ask(config, &stats, &inputs.query, &inputs.names).await?).await
 }
 
 /// Makes the calls that the answer needs, all at once on one connection.
@@ -185,14 +193,21 @@ async fn call<T>(reply: impl Future<Output = Result<Result<T, Fault>, RpcError>>
     reply.await.map_err(|error| AskError::Call(error.into()))?.map_err(AskError::Fault)
 }
 
-fn tell(config: &Config, answer: &Answer) -> Result<(), Failure> {
-    if config.verbosity != Verbosity::Quiet {
-        for note in answer.notes() {
+async fn tell(config: &Config, answer: &Answer) -> Result<(), Failure> {
+    let notes = if config.verbosity == Verbosity::Quiet { Vec::new() } else { answer.notes() };
+    let text = if config.json { answer.json().map_err(unusual)? } else { answer.text() };
+    write(move || {
+        for note in notes {
             exit::say(&format!("task: {note}"));
         }
-    }
-    let text = if config.json { answer.json().map_err(unusual)? } else { answer.text() };
-    exit::print(&text)
+        exit::print(&text)
+    })
+    .await?
+}
+
+/// Writes on another thread: whoever does not read must not keep signals from being heard.
+async fn write<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(what).await.map_err(unusual)
 }
 
 /// Says that standard input is being read when that keeps somebody waiting; never returns.
@@ -239,6 +254,8 @@ fn screen(config: &Config, input: &Input) -> Screen {
     let on =
         |minimum| Screen::new(minimum, config.color.on(rustix::termios::isatty(rustix::stdio::stderr())));
     match config.verbosity {
+        // Nothing beside the one line of JSON that a failure is.
+        Verbosity::Normal | Verbosity::Quiet if config.json => Screen::on(None, Level::Error, false),
         Verbosity::Quiet => on(Level::Error),
         Verbosity::Normal if given => on(Level::Warn).without_calls(),
         Verbosity::Normal => on(Level::Info).without_calls(),

@@ -7,9 +7,12 @@
 use std::fmt;
 use std::io;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use futures::StreamExt as _;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM};
+use futures::{FutureExt as _, StreamExt as _};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGXFSZ};
+use signal_hook::flag;
 
 /// A signal that ends a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +30,11 @@ pub enum Signal {
 }
 
 /// The signals that reach this process, from registration on.
-pub struct Signals(signal_hook_tokio::Signals);
+pub struct Signals {
+    stream: signal_hook_tokio::Signals,
+    /// Once true, a signal acts as if nobody had registered it.
+    over: Arc<AtomicBool>,
+}
 
 impl Signals {
     /// Registers all that were not ignored at start. To be called on a tokio runtime, before anything is spawned:
@@ -36,13 +43,24 @@ impl Signals {
         let ignored = ignored(&std::fs::read_to_string("/proc/self/status")?)?;
         let wanted =
             [SIGINT, SIGTERM, SIGHUP, SIGQUIT].into_iter().filter(|number| ignored & bit(*number) == 0);
-        Ok(Signals(signal_hook_tokio::Signals::new(wanted)?))
+        let over = Arc::new(AtomicBool::new(false));
+        for number in wanted.clone() {
+            flag::register_conditional_default(number, Arc::clone(&over))?;
+        }
+        Ok(Signals { stream: signal_hook_tokio::Signals::new(wanted)?, over })
+    }
+
+    /// Says that everything is cleaned up: from here on signals act by default, also while the last words wait for
+    /// somebody to read them. Returns one that came before and was not looked at.
+    pub fn over(mut self) -> Option<Signal> {
+        self.over.store(true, Ordering::Release);
+        self.next().now_or_never()
     }
 
     /// The next signal; never returns when there is none.
     pub async fn next(&mut self) -> Signal {
         loop {
-            let event = match self.0.next().await {
+            let event = match self.stream.next().await {
                 Some(SIGINT) => Signal::Interrupt,
                 Some(SIGTERM) => Signal::Terminate,
                 Some(SIGHUP) => Signal::HangUp,
@@ -53,6 +71,11 @@ impl Signals {
             return event;
         }
     }
+}
+
+/// Makes a write beyond `ulimit -f` an error instead of a death by SIGXFSZ, which would leave everything behind.
+pub fn outlive_size_limit() -> io::Result<()> {
+    flag::register(SIGXFSZ, Arc::default()).map(drop)
 }
 
 /// Dies of this signal with its default action, so that the shell sees the truth. Call it last, with everything

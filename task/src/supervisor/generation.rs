@@ -6,15 +6,17 @@ use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustix::io::{ioctl_fionbio, retry_on_intr};
+use rustix::io::{Errno, ioctl_fionbio, retry_on_intr};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, pidfd_send_signal, waitid,
 };
 use task_proto::handshake::{Answer, HandshakeError, Hello, Ready, receive_answer, send_hello};
+use task_proto::limits::{KILL, REAP_RETRY};
 use task_proto::scoreboard::Board;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 
 use super::post_mortem::{ExitCause, PostMortem};
 use crate::capture::Capture;
@@ -72,8 +74,11 @@ impl Generation {
         let (stdout, stderr) = worker.pipes()?;
         let capture = Capture::start(stdout, stderr, &name, worker.pid(), &self.journal);
 
-        // A worker that is gone already makes this fail; its exit, noticed below, says more.
-        let _ = send_hello(lifeline.as_fd(), &self.hello, self.socket.listener(), board.fd());
+        match send_hello(lifeline.as_fd(), &self.hello, self.socket.listener(), board.fd()) {
+            // It is gone already: its exit, noticed below, says more.
+            Ok(()) | Err(HandshakeError::Io(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN)) => {}
+            Err(error) => self.report(Report::Malformed(error)).await,
+        }
         let mut answered = false;
         loop {
             tokio::select! {
@@ -99,12 +104,19 @@ impl Generation {
             }
         }
         let pid = worker.pid();
-        let cause = ExitCause::from(worker.reap()?);
+        let cause = ExitCause::from(worker.reaped().await?);
         let captured = capture.finish().await;
         if !captured.closed {
             tracing::warn!(pid, "somebody whom {name} started still holds its output open");
         }
-        Ok(PostMortem { generation, pid, cause, stderr_tail: captured.tail, scoreboard: board.read().ok() })
+        Ok(PostMortem {
+            generation,
+            pid,
+            cause,
+            stderr_tail: captured.tail,
+            pipes_closed: captured.closed,
+            scoreboard: board.read().ok(),
+        })
     }
 
     async fn report(&self, report: Report) {
@@ -118,7 +130,7 @@ async fn receive(lifeline: &Watched) -> Result<Answer, HandshakeError> {
     loop {
         let mut ready = lifeline.readable().await.map_err(|_| HandshakeError::Closed)?;
         match receive_answer(lifeline.as_fd()) {
-            Err(HandshakeError::Io(rustix::io::Errno::AGAIN)) => ready.clear_ready(),
+            Err(HandshakeError::Io(Errno::AGAIN)) => ready.clear_ready(),
             answer => return answer,
         }
     }
@@ -161,24 +173,44 @@ impl Worker {
         let _ = pidfd_send_signal(&self.pidfd, signal);
     }
 
-    /// Waits for the exit without reaping, kills what is left of its process group while the group's id cannot
-    /// be anybody else's, then reaps.
-    fn reap(&mut self) -> io::Result<ExitStatus> {
+    /// Once it has exited: reaps it. A debugger that is attached to it learns of the exit first, and may take its
+    /// time; after [`KILL`] the worker is left to it.
+    async fn reaped(&mut self) -> io::Result<ExitStatus> {
+        let patience = Instant::now() + KILL;
+        loop {
+            match self.try_reap()? {
+                Some(status) => return Ok(status),
+                None if Instant::now() > patience => {
+                    self.reaped = true;
+                    return Err(io::Error::other(
+                        "the worker has exited, but somebody traces it and holds it",
+                    ));
+                }
+                None => sleep(REAP_RETRY).await,
+            }
+        }
+    }
+
+    /// Looks for the exit without reaping, kills what is left of its process group while the group's id cannot be
+    /// anybody else's, then reaps.
+    fn try_reap(&mut self) -> io::Result<Option<ExitStatus>> {
+        let exited = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        if retry_on_intr(|| waitid(WaitId::PidFd(self.pidfd.as_fd()), exited))?.is_none() {
+            return Ok(None);
+        }
         self.reaped = true;
-        let pid = pid_of(&self.child);
-        let exited = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-        retry_on_intr(|| waitid(WaitId::PidFd(self.pidfd.as_fd()), exited))?;
         // No such process group: nobody was left.
-        let _ = kill_process_group(pid, Signal::KILL);
-        self.child.wait()
+        let _ = kill_process_group(pid_of(&self.child), Signal::KILL);
+        self.child.wait().map(Some)
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
         if !self.reaped {
-            self.signal(Signal::KILL);
-            let _ = self.reap();
+            let _ = kill_process_group(pid_of(&self.child), Signal::KILL);
+            // Its exit may take a moment, for which nothing here may wait: then init reaps it after us.
+            let _ = self.try_reap();
         }
     }
 }

@@ -42,6 +42,8 @@ pub struct Status {
     pub phase: ServicePhase,
     /// The workers that died last, at most [`DEATHS_KEPT`], the latest at the end.
     pub deaths: Vec<Arc<PostMortem>>,
+    /// How many have died.
+    pub died: u64,
 }
 
 /// The phase of a service.
@@ -69,6 +71,11 @@ impl Status {
     pub fn is_ended(&self) -> bool {
         matches!(self.phase, ServicePhase::Ended(_))
     }
+
+    /// A worker answers, or none will.
+    pub fn is_settled(&self) -> bool {
+        self.is_ended() || matches!(self.phase, ServicePhase::Serving { .. })
+    }
 }
 
 impl Supervisor {
@@ -77,7 +84,8 @@ impl Supervisor {
     /// Must be called within a tokio runtime with I/O and time enabled.
     pub fn start(spec: WorkerSpec, socket: Socket, policy: Policy, journal: Journal) -> Supervisor {
         let (orders, ordered) = mpsc::channel(SUPERVISOR_QUEUE);
-        let (status, watched) = watch::channel(Status { phase: ServicePhase::Starting, deaths: Vec::new() });
+        let (status, watched) =
+            watch::channel(Status { phase: ServicePhase::Starting, deaths: Vec::new(), died: 0 });
         let (reports, reported) = mpsc::channel(SUPERVISOR_QUEUE);
         let socket = Arc::new(socket);
         let limits = spec.limits().clone();
@@ -93,6 +101,7 @@ impl Supervisor {
             signals: None,
             generation: None,
             pid: None,
+            unlinked: false,
             deadline: None,
             failure: None,
         };
@@ -173,6 +182,8 @@ struct Service {
     generation: Option<JoinHandle<()>>,
     /// The worker that serves, or did last.
     pid: Option<u32>,
+    /// The socket file is gone, by us.
+    unlinked: bool,
     deadline: Option<Instant>,
     /// Why the start failed, once it has.
     failure: Option<StartFault>,
@@ -228,6 +239,7 @@ impl Service {
                 Event::Refused
             }
             Report::SpawnFailed(error) => {
+                tracing::info!("cannot spawn {}: {error}", self.spec.name());
                 self.failure = Some(StartFault::Spawn(error));
                 Event::SpawnFailed
             }
@@ -238,6 +250,7 @@ impl Service {
                         status.deaths.remove(0);
                     }
                     status.deaths.push(Arc::new(death));
+                    status.died += 1;
                 });
                 Event::Exited
             }
@@ -258,11 +271,10 @@ impl Service {
                 Action::Spawn(generation) => self.spawn(generation),
                 Action::Arm(wait) => self.deadline = Some(Instant::now() + wait),
                 Action::Disarm => self.deadline = None,
-                Action::Unlink => {
-                    if let Err(error) = self.socket.unlink() {
-                        tracing::warn!("cannot remove {}: {error}", self.socket.path().display());
-                    }
-                }
+                Action::Unlink => match self.socket.unlink() {
+                    Ok(removed) => self.unlinked |= removed,
+                    Err(error) => tracing::warn!("cannot remove {}: {error}", self.socket.path().display()),
+                },
                 Action::Terminate => {
                     self.status.send_modify(|status| status.phase = ServicePhase::Stopping);
                     tracing::info!(pid = self.pid, "stopping");
@@ -307,7 +319,11 @@ impl Service {
         let PostMortem { generation, pid, cause, .. } = death;
         let name = self.spec.name();
         match self.state.phase {
-            Phase::Stopping { .. } => tracing::info!("{name} {cause}; pipes closed; socket removed"),
+            Phase::Stopping { .. } => {
+                let pipes = if death.pipes_closed { "; pipes closed" } else { "" };
+                let socket = if self.unlinked { "; socket removed" } else { "" };
+                tracing::info!("{name} {cause}{pipes}{socket}");
+            }
             Phase::Serving => tracing::warn!(pid, generation, "{name} {cause}"),
             // The error that the start ends with says it.
             _ => tracing::info!(pid, generation, "{name} {cause}"),
@@ -315,7 +331,9 @@ impl Service {
     }
 
     fn end(&mut self, outcome: Outcome) {
-        let last_death = self.status.borrow().deaths.last().cloned();
+        let generation = self.state.generation;
+        let last_death =
+            self.status.borrow().deaths.last().filter(|death| death.generation == generation).cloned();
         let ended = match (outcome, last_death) {
             (Outcome::Stopped, _) => Ended::Stopped,
             (Outcome::Died, Some(death)) => Ended::Died(death),

@@ -31,6 +31,8 @@ pub struct PostMortem {
     pub cause: ExitCause,
     /// The last lines of its stderr, oldest first, fit to be shown.
     pub stderr_tail: Vec<String>,
+    /// Both its pipes ended. If not, somebody whom it started still holds one.
+    pub pipes_closed: bool,
     /// Its scoreboard as it left it: which calls were executing, what they had read. `None` if it is unreadable.
     pub scoreboard: Option<Snapshot>,
 }
