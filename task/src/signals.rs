@@ -43,11 +43,13 @@ impl Signals {
         let ignored = ignored(&std::fs::read_to_string("/proc/self/status")?)?;
         let wanted =
             [SIGINT, SIGTERM, SIGHUP, SIGQUIT].into_iter().filter(|number| ignored & bit(*number) == 0);
+        // First of all the stream: what is caught by another action alone is lost.
+        let stream = signal_hook_tokio::Signals::new(wanted.clone())?;
         let over = Arc::new(AtomicBool::new(false));
-        for number in wanted.clone() {
+        for number in wanted {
             flag::register_conditional_default(number, Arc::clone(&over))?;
         }
-        Ok(Signals { stream: signal_hook_tokio::Signals::new(wanted)?, over })
+        Ok(Signals { stream, over })
     }
 
     /// Says that everything is cleaned up: from here on signals act by default, also while the last words wait for
