@@ -7,6 +7,7 @@ pub mod fault;
 pub mod handshake;
 pub mod limits;
 pub mod number;
+pub mod numbers;
 pub mod scoreboard;
 pub mod stats;
 pub mod text;

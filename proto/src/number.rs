@@ -141,6 +141,17 @@ impl fmt::Display for Number {
     }
 }
 
+/// What is missing is NaN.
+impl From<Token> for Number {
+    fn from(token: Token) -> Self {
+        match token {
+            Token::Number(number) => number,
+            Token::HugeInt(float) => Number::Float(float),
+            Token::Missing => Number::Float(f64::NAN),
+        }
+    }
+}
+
 impl From<i64> for Number {
     fn from(int: i64) -> Self {
         Number::Int(int)
@@ -167,42 +178,47 @@ impl Serialize for Number {
 
 impl<'de> Deserialize<'de> for Number {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(NumberVisitor)
+        Token::deserialize(deserializer).map(Number::from)
     }
 }
 
-struct NumberVisitor;
+/// As a [`Number`], which does not tell what was a huge integer. (JSON's integers beyond `u64` are floats here too:
+/// that is what its decoder gives.)
+impl<'de> Deserialize<'de> for Token {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TokenVisitor)
+    }
+}
 
-impl de::Visitor<'_> for NumberVisitor {
-    type Value = Number;
+struct TokenVisitor;
+
+impl de::Visitor<'_> for TokenVisitor {
+    type Value = Token;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a number, null, or a number as a string")
     }
 
-    fn visit_i64<E: de::Error>(self, int: i64) -> Result<Number, E> {
-        Ok(Number::Int(int))
+    fn visit_i64<E: de::Error>(self, int: i64) -> Result<Token, E> {
+        Ok(Token::Number(Number::Int(int)))
     }
 
-    fn visit_u64<E: de::Error>(self, int: u64) -> Result<Number, E> {
-        Ok(i64::try_from(int).map_or(Number::Float(int as f64), Number::Int))
+    fn visit_u64<E: de::Error>(self, int: u64) -> Result<Token, E> {
+        let exact = |int| Token::Number(Number::Int(int));
+        Ok(i64::try_from(int).map_or(Token::HugeInt(int as f64), exact))
     }
 
-    fn visit_f64<E: de::Error>(self, float: f64) -> Result<Number, E> {
-        Ok(Number::Float(float))
+    fn visit_f64<E: de::Error>(self, float: f64) -> Result<Token, E> {
+        Ok(Token::Number(Number::Float(float)))
     }
 
-    fn visit_unit<E: de::Error>(self) -> Result<Number, E> {
-        Ok(Number::Float(f64::NAN))
+    fn visit_unit<E: de::Error>(self) -> Result<Token, E> {
+        Ok(Token::Missing)
     }
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Number, E> {
-        match parse_token(text.as_bytes()) {
-            Ok(Token::Number(number)) => Ok(number),
-            Ok(Token::HugeInt(float)) => Ok(Number::Float(float)),
-            Ok(Token::Missing) => Ok(Number::Float(f64::NAN)),
-            Err(error) => Err(E::custom(format_args!("{:?} is {error}", excerpt(text)))),
-        }
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Token, E> {
+        parse_token(text.as_bytes())
+            .map_err(|error| E::custom(format_args!("{:?} is {error}", excerpt(text))))
     }
 }
 

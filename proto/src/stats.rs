@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::fault::Fault;
 use crate::number::Number;
+use crate::numbers::Numbers;
 
 /// Statistics of one sequence of numbers. Definitions are exact; see each reply.
 #[tarpc::service]
@@ -36,7 +37,7 @@ pub struct Query {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Source {
     /// Numbers in the request itself. NaN is a missing value.
-    Numbers(Vec<Number>),
+    Numbers(Numbers),
     /// A descriptor that came with the connection, read from its current offset to its end.
     Attached {
         /// Its number: descriptors of a connection count 0, 1, 2… in order of arrival.
@@ -132,7 +133,7 @@ pub struct Pong {
 impl Query {
     /// A query on numbers in the request itself, where a missing value is an error.
     pub fn numbers(numbers: Vec<Number>) -> Self {
-        Query { sources: vec![Source::Numbers(numbers)], missing: Missing::Error }
+        Query { sources: vec![Source::Numbers(numbers.into())], missing: Missing::Error }
     }
 }
 
@@ -142,7 +143,7 @@ impl Query {
 #[serde(deny_unknown_fields)]
 struct WireQuery {
     #[serde(default)]
-    numbers: Option<Vec<Number>>,
+    numbers: Option<Numbers>,
     #[serde(default)]
     attached: Option<u32>,
     #[serde(default)]
@@ -157,7 +158,7 @@ struct WireQuery {
 #[serde(deny_unknown_fields)]
 struct WireSource {
     #[serde(default)]
-    numbers: Option<Vec<Number>>,
+    numbers: Option<Numbers>,
     #[serde(default)]
     attached: Option<u32>,
     #[serde(default)]
@@ -244,8 +245,9 @@ mod tests {
     use crate::fault::FaultKind;
 
     fn queries() -> Vec<Query> {
-        let numbers =
-            Source::Numbers(vec![Number::Int(i64::MIN), Number::Float(-0.5), Number::Float(f64::INFINITY)]);
+        let numbers = Source::Numbers(
+            [Number::Int(i64::MIN), Number::Float(-0.5), Number::Float(f64::INFINITY)].into_iter().collect(),
+        );
         let attached = Source::Attached { attached: 3, format: Format::Text };
         [vec![numbers.clone()], vec![attached.clone()], vec![numbers, attached], vec![]]
             .into_iter()

@@ -76,7 +76,7 @@ async fn accept(
     limit: usize,
     welcome: impl Fn(UnixStream, OwnedSemaphorePermit),
 ) -> Infallible {
-    let room = Arc::new(Semaphore::new(limit));
+    let room = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
     let us = rustix::process::getuid().as_raw();
     let mut backoff = ACCEPT_BACKOFF;
     loop {

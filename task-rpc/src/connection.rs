@@ -56,7 +56,9 @@ pub(crate) async fn serve<S>(
 {
     let _open = shared.scores.connect();
     if let Err(error) = converse(stream, &shared, &*make, draining).await {
-        tracing::warn!(log.target = "worker", %error, "closed a connection");
+        // tarpc's own text says only where it failed.
+        let cause = error.source().map(tracing::field::display);
+        tracing::warn!(log.target = "worker", %error, cause, "closed a connection");
     }
 }
 

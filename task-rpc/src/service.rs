@@ -8,7 +8,7 @@ use task_proto::scoreboard::Progress;
 use task_proto::stats::{Mean, Median, Mode, Query, Stats};
 use task_proto::wire::stream::Attachments;
 use task_worker::Connection;
-use task_worker::engine::{Data, Engine, Ingests};
+use task_worker::engine::{Data, Engine, Ingests, no_attachment};
 
 /// The service as one connection sees it.
 #[derive(Debug, Clone)]
@@ -102,11 +102,6 @@ impl Stats for Service {
 
     async fn release(self, _: Context, attached: u32) -> Result<(), Fault> {
         self.ingests.release(attached);
-        noted(self.attachments.release(attached).then_some(()).ok_or_else(|| {
-            Fault::new(
-                task_proto::fault::FaultKind::NoAttachment,
-                format!("no attachment {attached} on this connection"),
-            )
-        }))
+        noted(self.attachments.release(attached).then_some(()).ok_or_else(|| no_attachment(attached)))
     }
 }

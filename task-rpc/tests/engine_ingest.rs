@@ -199,7 +199,7 @@ async fn a_file_is_read_from_its_offset_which_stays_where_it_is_and_can_be_read_
 #[tokio::test]
 async fn several_sources_are_one_sequence_and_a_fault_names_its_own() {
     let ingests = ingests();
-    let numbers = Source::Numbers(vec![Number::Int(1), Number::Float(f64::NAN)]);
+    let numbers = Source::Numbers(vec![Number::Int(1), Number::Float(f64::NAN)].into());
     let input = || attachments([file("3 4\n"), file("5,\n6,,7")]);
     let sources = [attached(0), numbers.clone(), attached(1)];
     let data = within(ingests.data(skipping(sources.clone()), input())).await.unwrap();
@@ -290,7 +290,41 @@ async fn numbers_beyond_the_memory_limit_are_refused_and_the_memory_comes_back()
     let fault = fault(&ingests, query([attached(0)]), file("1\n".repeat(5000))).await;
     assert_eq!((fault.kind, fault.line), (FaultKind::TooLarge, Some(4097)));
     assert!(fault.message.contains("--memory"), "{fault}");
+    assert!(budget.used() < 1000, "the request itself may be kept");
+}
+
+#[tokio::test]
+async fn a_requests_own_numbers_count_as_long_as_they_are_kept() {
+    let numbers = |count| Source::Numbers((0..count).map(Number::Int).collect());
+    let budget = Budget::new(Some(5 << 20));
+    let ingests = Ingests::new(Engine::new(budget.clone()), None);
+    let attachments = attachments([file("1")]);
+    let data = within(ingests.data(query([attached(0), numbers(100_000)]), &attachments)).await.unwrap();
+    assert_eq!(data.sequence().count(), 100_001);
+    let kept = budget.used();
+    assert!(kept > 100_000 * (16 + 8), "{kept}");
+    let again = within(ingests.data(query([attached(0), numbers(100_000)]), &attachments)).await.unwrap();
+    assert!(Arc::ptr_eq(&data, &again));
+    assert_eq!(budget.used(), kept, "a call that finds it keeps no copy of its own");
+    drop((data, again));
+    let fault = within(ingests.data(query([numbers(300_000)]), &attachments)).await.unwrap_err();
+    assert_eq!(fault.kind, FaultKind::TooLarge);
+    drop(ingests);
     assert_eq!(budget.used(), 0);
+}
+
+#[tokio::test]
+async fn what_nobody_uses_makes_room_before_anybody_is_refused() {
+    let engine = Engine::new(Budget::new(Some(3 << 19)));
+    let connections = [(); 2].map(|()| Ingests::new(engine.clone(), None));
+    let attachments = attachments([file("1\n".repeat(5000))]);
+    let call = |connection: usize| within(connections[connection].data(query([attached(0)]), &attachments));
+    drop(call(0).await.unwrap());
+    let used = call(1).await.unwrap();
+    let fault = call(0).await.unwrap_err();
+    assert_eq!(fault.kind, FaultKind::TooLarge, "what is in use stays");
+    drop(used);
+    call(0).await.unwrap();
 }
 
 #[tokio::test]
@@ -317,6 +351,24 @@ async fn a_huge_integer_makes_all_floats_with_one_warning() {
     assert!(warning.contains("line 2, column 3"), "{warning}");
     let order = data.order().await.unwrap();
     assert_eq!(order.low, Number::Float(9_007_199_254_740_992.0));
+}
+
+#[tokio::test]
+async fn a_huge_integer_in_a_request_warns_once_and_names_its_position() {
+    let numbers = |json| Source::Numbers(serde_json::from_str(json).unwrap());
+    let warnings = async |sources: Vec<Source>| {
+        let data = within(ingests().data(query(sources), attachments([file("1")]))).await.unwrap();
+        assert!(data.order().await.unwrap().low.to_f64() >= 1.0);
+        data.sequence().warnings().to_vec()
+    };
+    let huge = || numbers(r#"[5, 9223372036854775808, "99999999999999999999"]"#);
+    let [warning] = &warnings(vec![huge()]).await[..] else { panic!("not one warning") };
+    assert!(warning.contains("at position 2 is beyond 64 bits"), "{warning}");
+    let [warning] = &warnings(vec![attached(0), numbers("[1]"), huge(), huge()]).await[..] else {
+        panic!("not one warning")
+    };
+    assert!(warning.contains("at position 2 of input 3"), "{warning}");
+    assert_eq!(warnings(vec![numbers("[9223372036854775807, 1e300]")]).await, [""; 0]);
 }
 
 #[tokio::test]

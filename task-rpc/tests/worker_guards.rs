@@ -4,13 +4,16 @@
 mod support;
 
 use std::fs::{self, Permissions};
-use std::io::Read;
+use std::io::{IoSlice, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 
 use rustix::fs::Uid;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Signal, geteuid};
 use support::{Alone, Host, Process, client, context, shown};
 use task_proto::handshake::{Answer, Hello};
@@ -31,6 +34,24 @@ fn limit(process: &Process, row: &str) -> [String; 2] {
     let row = limits.lines().find_map(|line| line.strip_prefix(row)).unwrap();
     let mut words = row.split_whitespace().map(str::to_owned);
     [words.next().unwrap(), words.next().unwrap()]
+}
+
+#[test]
+fn clients_that_send_their_own_socket_are_told_and_take_no_room_after_they_have_gone() {
+    let worker = Alone::start();
+    for _ in 0..=Limits::default().connections {
+        let mut client = UnixStream::connect(&worker.socket).unwrap();
+        let own = client.try_clone().unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let own = [own.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&own)));
+        sendmsg(&client, &[IoSlice::new(b"\0")], &mut control, SendFlags::NOSIGNAL).unwrap();
+        client.set_read_timeout(Some(support::PATIENCE)).unwrap();
+        let mut told = Vec::new();
+        client.read_to_end(&mut told).unwrap();
+        assert!(String::from_utf8_lossy(&told).contains("is a connection to this service"), "{told:?}");
+    }
 }
 
 #[test]

@@ -210,7 +210,7 @@ impl Gathering {
             return Err(too_large(&name, format!("more than {SOURCES} inputs; join them: cat FILE… | task")));
         }
         query.sources.push(match part {
-            Part::Inline(numbers) => Source::Numbers(numbers),
+            Part::Inline(numbers) => Source::Numbers(numbers.into()),
             Part::Attached(file) => {
                 attachments.push(file);
                 Source::Attached { attached: attachments.len() as u32 - 1, format: Format::Text }

@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 use rustix::io::retry_on_intr;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, send, sendmsg,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, getpeername, getsockname, recvmsg, send, sendmsg,
 };
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
@@ -31,6 +31,8 @@ pub struct FdStream {
     buffer: Vec<u8>,
     unread: std::ops::Range<usize>,
     ended: bool,
+    /// Why descriptors were refused: the next read says it.
+    refused: Option<io::Error>,
     written: u64,
     attachments: Attachments,
     outgoing: Outgoing,
@@ -44,6 +46,7 @@ impl FdStream {
             buffer: Vec::new(),
             unread: 0..0,
             ended: false,
+            refused: None,
             written: 0,
             attachments: Attachments::new(attachments),
             outgoing: Outgoing::default(),
@@ -83,8 +86,13 @@ impl FdStream {
             self.buffer.resize(READ, 0);
             let FdStream { socket, buffer, attachments, .. } = self;
             match socket.try_io(Interest::READABLE, || receive(socket.as_fd(), buffer, attachments)) {
-                Ok(0) => self.ended = true,
-                Ok(count) => self.unread = 0..count,
+                Ok((0, _)) => self.ended = true,
+                Ok((count, Ok(()))) => self.unread = 0..count,
+                // Nothing of it is read, but `first_byte` can tell the protocol in which to say why.
+                Ok((_, Err(error))) => {
+                    self.unread = 0..1;
+                    self.refused = Some(error);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -93,7 +101,12 @@ impl FdStream {
     }
 }
 
-fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], attachments: &Attachments) -> io::Result<usize> {
+/// How many bytes came, and whether the descriptors that came with them are welcome.
+fn receive(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    attachments: &Attachments,
+) -> io::Result<(usize, io::Result<()>)> {
     let mut space = [MaybeUninit::uninit(); ROOM];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = retry_on_intr(|| {
@@ -108,13 +121,25 @@ fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], attachments: &Attachments)
     // Some descriptors were lost, so the numbers of all later ones would be wrong. (Padding may have had room for
     // one too many, which is no reason to let it depend on the padding.)
     if message.flags.contains(ReturnFlags::CTRUNC) || received.len() > DESCRIPTORS_PER_MESSAGE {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("more than {DESCRIPTORS_PER_MESSAGE} descriptors in one message, or no room for them"),
-        ));
+        let reason =
+            format!("more than {DESCRIPTORS_PER_MESSAGE} descriptors in one message, or no room for them");
+        return Ok((message.bytes, Err(io::Error::new(io::ErrorKind::InvalidData, reason))));
     }
-    attachments.add(received)?;
-    Ok(message.bytes)
+    if received.iter().any(|descriptor| leads_here(descriptor.as_fd(), socket)) {
+        let reason = "an attachment is a connection to this service, which would keep itself open";
+        return Ok((message.bytes, Err(io::Error::new(io::ErrorKind::InvalidData, reason))));
+    }
+    Ok((message.bytes, attachments.add(received)))
+}
+
+/// Whether a descriptor is the client's end of a connection to the same listener as `connection`, maybe of that one
+/// itself. While we held it, nobody would ever see its client go: an end of a connection hangs up when its last copy
+/// is closed. A cycle needs such an end that was connected when it was sent, so its peer has a name to compare.
+fn leads_here(descriptor: BorrowedFd<'_>, connection: BorrowedFd<'_>) -> bool {
+    let unix = |address| SocketAddrUnix::try_from(address).ok().filter(|address| !address.is_unnamed());
+    let peer = getpeername(descriptor).ok().flatten().and_then(unix);
+    // Most attachments are files and pipes, which have no peer to ask for.
+    peer.is_some_and(|peer| getsockname(connection).ok().and_then(unix) == Some(peer))
 }
 
 impl AsyncRead for FdStream {
@@ -124,6 +149,9 @@ impl AsyncRead for FdStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         ready!(self.poll_fill(cx))?;
+        if let Some(error) = self.refused.take() {
+            return Poll::Ready(Err(error));
+        }
         let count = buf.remaining().min(self.unread.len());
         let start = self.unread.start;
         buf.put_slice(&self.buffer[start..start + count]);
@@ -218,7 +246,8 @@ impl Attachments {
     }
 }
 
-/// The descriptors that wait for the next byte written to a connection.
+/// The descriptors that wait for the next bytes written to a connection: the first
+/// [`DESCRIPTORS_PER_MESSAGE`] ride on the first byte, more of them on the bytes after it.
 #[derive(Debug, Clone, Default)]
 pub struct Outgoing(Arc<Mutex<Queue>>);
 
@@ -229,7 +258,7 @@ struct Queue {
 }
 
 impl Outgoing {
-    /// Queues a descriptor, to go with the next byte written; returns the number that it has on the other side.
+    /// Queues a descriptor, to go before the last byte of the next frame; returns the number that it has on the other side.
     pub fn push(&self, descriptor: Arc<OwnedFd>) -> u32 {
         let mut queue = lock(&self.0);
         queue.waiting.push_back(descriptor);

@@ -3,10 +3,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, Weak};
 
 use task_proto::fault::{Fault, FaultKind};
+
+use super::ingest::Table;
+use super::shared::lock;
 
 /// The memory that all sequences of a process share. Clones are the same budget.
 #[derive(Debug, Clone)]
@@ -18,6 +21,8 @@ pub struct Budget {
 struct Account {
     limit: u64,
     used: AtomicU64,
+    /// What is kept for later calls: nobody is refused for the sake of what nobody uses.
+    kept: Mutex<Vec<Weak<Table>>>,
 }
 
 /// Bytes taken from a [`Budget`], given back on drop.
@@ -32,7 +37,7 @@ impl Budget {
     /// `/sys/fs/cgroup` then, so make it before a sandbox closes.
     pub fn new(limit: Option<u64>) -> Self {
         let limit = limit.unwrap_or_else(|| ram().min(cgroup_limit(Path::new("/"))) / 2);
-        Budget { shared: Arc::new(Account { limit, used: AtomicU64::new(0) }) }
+        Budget { shared: Arc::new(Account { limit, used: AtomicU64::new(0), kept: Mutex::default() }) }
     }
 
     /// For what another limit already bounds.
@@ -50,6 +55,13 @@ impl Budget {
         self.shared.used.load(Relaxed)
     }
 
+    /// Makes a table give up what nobody uses, when memory is short.
+    pub(super) fn register(&self, table: &Arc<Table>) {
+        let mut kept = lock(&self.shared.kept);
+        kept.retain(|table| table.strong_count() > 0);
+        kept.push(Arc::downgrade(table));
+    }
+
     /// An account that holds nothing yet.
     pub fn lease(&self) -> Lease {
         Lease { shared: Arc::clone(&self.shared), bytes: 0 }
@@ -60,19 +72,35 @@ impl Lease {
     /// Takes this many bytes more, before they are allocated.
     ///
     /// # Errors
-    /// `TooLarge`, naming `--memory`, when the budget has less left.
+    /// `TooLarge`, when the budget has less left, also without what is kept for later calls.
     pub fn grow(&mut self, bytes: u64) -> Result<(), Fault> {
-        let Account { limit, used } = &*self.shared;
-        used.try_update(Relaxed, Relaxed, |used| used.checked_add(bytes).filter(|used| used <= limit)).map_err(
-            |_| {
+        if !self.shared.take(bytes) {
+            self.shared.shrink();
+            if !self.shared.take(bytes) {
+                let limit = self.shared.limit;
                 let message = format!(
-                    "the numbers need more than the {limit} bytes of memory that all calls together may use; raise --memory, or give fewer numbers"
+                    "the numbers need more than the {limit} bytes of memory that all calls together may use; give fewer numbers, or raise --memory of task where it runs this service"
                 );
-                Fault::new(FaultKind::TooLarge, message)
-            },
-        )?;
+                return Err(Fault::new(FaultKind::TooLarge, message));
+            }
+        }
         self.bytes += bytes;
         Ok(())
+    }
+}
+
+impl Account {
+    fn take(&self, bytes: u64) -> bool {
+        let room = |used: u64| used.checked_add(bytes).filter(|used| *used <= self.limit);
+        self.used.try_update(Relaxed, Relaxed, room).is_ok()
+    }
+
+    fn shrink(&self) {
+        // Not under the lock: the last owner of a table ends an engine, which waits for its threads.
+        let kept: Vec<_> = lock(&self.kept).iter().filter_map(Weak::upgrade).collect();
+        for table in kept {
+            table.shrink();
+        }
     }
 }
 

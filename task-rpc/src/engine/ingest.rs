@@ -1,44 +1,99 @@
 //! Ingest: the sources of a query become one [`Sequence`](super::Sequence), read once for all calls of a connection that ask for
 //! them in the same way.
 
-use std::collections::HashSet;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use task_proto::fault::{Fault, FaultKind};
 use task_proto::limits::{IN_PLACE, INGESTS};
 use task_proto::number::Number;
-use task_proto::stats::{Format, Missing, Query, Source};
+use task_proto::numbers::Numbers;
+use task_proto::stats::{Format, Query, Source};
 use task_proto::text::Scanner;
 
 use super::reader::{Kind, kind, read_file, read_stream};
 use super::shared::{Shared, Work, lock};
-use super::{Budget, Collector, Data, Engine};
+use super::{Budget, Collector, Data, Engine, Lease};
 
 /// The inputs of one connection. Clones are the same table.
 #[derive(Debug, Clone)]
 pub struct Ingests {
     engine: Engine,
     idle: Option<Duration>,
-    table: Arc<Mutex<Vec<Ingest>>>,
-    claims: Claims,
+    table: Arc<Table>,
+    claims: Arc<Claims>,
 }
 
-#[derive(Debug, Clone)]
+/// What was read, and is kept for later calls.
+#[derive(Debug, Default)]
+pub(super) struct Table(Mutex<Vec<Ingest>>);
+
+#[derive(Debug)]
 struct Ingest {
-    query: Query,
+    query: Arc<Counted>,
     data: Arc<Shared<Data>>,
 }
 
-/// Attachments that have been read and cannot be read again.
-type Claims = Arc<Mutex<HashSet<u32>>>;
+/// A query whose own numbers count against the memory for numbers: those of a frame take up to 16 times its bytes.
+/// Not counted are at most [`IN_PLACE`] numbers of a call that is answered at once, and the one request of a
+/// connection that has been decoded and whose handler has yet to begin.
+#[derive(Debug)]
+struct Counted {
+    query: Query,
+    _lease: Lease,
+}
+
+/// Attachments that have been read and cannot be read again, as long as anybody can ask for them.
+#[derive(Debug, Default)]
+struct Claims(Mutex<Vec<Weak<OwnedFd>>>);
+
+impl Table {
+    /// Drops what no call uses; a later call reads it again, or hears that it cannot be.
+    pub(super) fn shrink(&self) {
+        lock(&self.0).retain(|ingest| !ingest.data.forget());
+    }
+}
+
+impl Counted {
+    fn new(query: Query, budget: &Budget) -> Result<Arc<Self>, Fault> {
+        let numbers = |source: &Source| match source {
+            Source::Numbers(numbers) => size_of_val::<[Number]>(numbers),
+            Source::Attached { .. } => 0,
+        };
+        let bytes = size_of_val(&query.sources[..]) + query.sources.iter().map(numbers).sum::<usize>();
+        let mut lease = budget.lease();
+        lease.grow(bytes as u64)?;
+        Ok(Arc::new(Counted { query, _lease: lease }))
+    }
+}
+
+impl Claims {
+    fn claim(&self, descriptor: &Arc<OwnedFd>) -> Result<(), Fault> {
+        let mut claims = self.check(descriptor)?;
+        claims.push(Arc::downgrade(descriptor));
+        Ok(())
+    }
+
+    /// The claims, without one on this descriptor.
+    fn check(&self, descriptor: &Arc<OwnedFd>) -> Result<MutexGuard<'_, Vec<Weak<OwnedFd>>>, Fault> {
+        let mut claims = lock(&self.0);
+        claims.retain(|claim| claim.strong_count() > 0);
+        if claims.iter().any(|claim| claim.ptr_eq(&Arc::downgrade(descriptor))) {
+            let message = "an earlier call has read this input, which can be read only once; save it to a file to read it again";
+            return Err(Fault::new(FaultKind::InputConsumed, message));
+        }
+        Ok(claims)
+    }
+}
 
 impl Ingests {
     /// An empty table. `idle` is how long an input may keep its readers waiting for a byte.
     pub fn new(engine: Engine, idle: Option<Duration>) -> Self {
-        Ingests { engine, idle, table: Arc::default(), claims: Arc::default() }
+        let table = Arc::default();
+        engine.budget.register(&table);
+        Ingests { engine, idle, table, claims: Arc::default() }
     }
 
     /// The query's numbers: read by now, being read for another call, or to be read. `attachment` finds a
@@ -55,45 +110,46 @@ impl Ingests {
             Source::Numbers(numbers) => Some(numbers.len()),
             Source::Attached { .. } => None,
         });
-        match inline.sum::<Option<usize>>() {
-            Some(0..=IN_PLACE) => {
-                // The frame bounds these numbers.
-                let mut collector = Collector::new(&Budget::unlimited(), query.missing);
-                collect_inline(&mut collector, &query, || Ok(()))?;
-                Ok(Arc::new(Data::new(collector.finish()?, self.engine.clone())))
-            }
-            Some(_) => Shared::default().get(None, |job| self.compute(query, job)).await,
-            None => {
-                let inputs = inputs(&query, attachment)?;
-                let wake = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| {
-                    Fault::new(FaultKind::Internal, format!("cannot make an eventfd: {error}"))
-                })?;
-                let data = self.place(&query);
-                data.get(Some(wake), |job| self.read(inputs, query.missing, job)).await
-            }
+        let inline = inline.sum::<Option<usize>>();
+        if inline.is_some_and(|numbers| numbers <= IN_PLACE) {
+            // The frame bounds these numbers.
+            let mut collector = Collector::new(&Budget::unlimited(), query.missing);
+            collect_inline(&mut collector, &query, || Ok(()))?;
+            return Ok(Arc::new(Data::new(collector.finish()?, self.engine.clone())));
         }
+        let query = Counted::new(query, &self.engine.budget)?;
+        if inline.is_some() {
+            return Shared::default().get(None, |job| self.compute(query, job)).await;
+        }
+        let descriptors = descriptors(&query.query, attachment)?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC)
+            .map_err(|error| Fault::new(FaultKind::Internal, format!("cannot make an eventfd: {error}")))?;
+        let data = self.place(&query);
+        data.get(Some(wake), |job| self.read(query, descriptors, job)).await
     }
 
     /// Forgets what was read from this attachment.
     pub fn release(&self, attached: u32) {
-        lock(&self.table).retain(|ingest| !ingest.query.sources.iter().any(|source| names(source, attached)));
+        let names = |ingest: &Ingest| ingest.query.query.sources.iter().any(|source| names(source, attached));
+        lock(&self.table.0).retain(|ingest| !names(ingest));
     }
 
-    fn compute(&self, query: Query, job: Work<Data>) {
+    fn compute(&self, query: Arc<Counted>, job: Work<Data>) {
         let engine = self.engine.clone();
         self.engine.pool.run(move || {
-            let mut collector = Collector::new(&engine.budget, query.missing);
-            let outcome = collect_inline(&mut collector, &query, || job.checkpoint())
+            let mut collector = Collector::new(&engine.budget, query.query.missing);
+            let outcome = collect_inline(&mut collector, &query.query, || job.checkpoint())
                 .and_then(|()| collector.finish())
                 .map(|sequence| Data::new(sequence, engine));
+            drop(query);
             job.finish(outcome);
         });
     }
 
     /// Where the data of such a query is or will be.
-    fn place(&self, query: &Query) -> Arc<Shared<Data>> {
-        let mut table = lock(&self.table);
-        if let Some(ingest) = table.iter().find(|ingest| same(&ingest.query, query)) {
+    fn place(&self, query: &Arc<Counted>) -> Arc<Shared<Data>> {
+        let mut table = lock(&self.table.0);
+        if let Some(ingest) = table.iter().find(|ingest| same(&ingest.query.query, &query.query)) {
             return Arc::clone(&ingest.data);
         }
         if table.len() >= INGESTS
@@ -102,45 +158,46 @@ impl Ingests {
             table.remove(oldest);
         }
         let data = Arc::new(Shared::default());
-        table.push(Ingest { query: query.clone(), data: Arc::clone(&data) });
+        table.push(Ingest { query: Arc::clone(query), data: Arc::clone(&data) });
         data
     }
 
-    fn read(&self, inputs: Vec<Input>, missing: Missing, job: Work<Data>) {
+    fn read(&self, query: Arc<Counted>, descriptors: Vec<Option<Arc<OwnedFd>>>, job: Work<Data>) {
         let (engine, idle, claims) = (self.engine.clone(), self.idle, Arc::clone(&self.claims));
         self.engine.readers.run(job, move |job| {
-            let mut collector = Collector::new(&engine.budget, missing);
-            let several = inputs.len() > 1;
-            for (index, input) in inputs.iter().enumerate() {
-                let source = several.then_some(index);
-                collect(&mut collector, input, source, idle, &claims, job)
-                    .map_err(|fault| fault.in_source(index as u32))?;
+            let Query { sources, missing } = &query.query;
+            let mut collector = Collector::new(&engine.budget, *missing);
+            for (index, (source, descriptor)) in sources.iter().zip(&descriptors).enumerate() {
+                let several = (sources.len() > 1).then_some(index);
+                match (source, descriptor) {
+                    (Source::Attached { format, .. }, Some(descriptor)) => {
+                        collect(&mut collector, descriptor, *format, several, idle, &claims, job)
+                    }
+                    (Source::Attached { attached, .. }, None) => Err(no_attachment(*attached)),
+                    (Source::Numbers(numbers), _) => {
+                        collect_numbers(&mut collector, numbers, several, || job.checkpoint())
+                    }
+                }
+                .map_err(|fault| fault.in_source(index as u32))?;
             }
             Ok(Data::new(collector.finish()?, engine))
         });
     }
 }
 
-/// A source with its descriptor.
-enum Input {
-    Numbers(Vec<Number>),
-    Attached { attached: u32, descriptor: Arc<OwnedFd>, format: Format },
-}
-
-fn inputs(query: &Query, attachment: impl Fn(u32) -> Option<Arc<OwnedFd>>) -> Result<Vec<Input>, Fault> {
-    let input = |(index, source): (usize, &Source)| match *source {
-        Source::Numbers(ref numbers) => Ok(Input::Numbers(numbers.clone())),
-        Source::Attached { attached, format } => match attachment(attached) {
-            Some(descriptor) => Ok(Input::Attached { attached, descriptor, format }),
+/// The descriptors of the sources that have one.
+fn descriptors(
+    query: &Query,
+    attachment: impl Fn(u32) -> Option<Arc<OwnedFd>>,
+) -> Result<Vec<Option<Arc<OwnedFd>>>, Fault> {
+    let descriptor = |(index, source): (usize, &Source)| match *source {
+        Source::Numbers(_) => Ok(None),
+        Source::Attached { attached, .. } => match attachment(attached) {
             None => Err(no_attachment(attached).in_source(index as u32)),
+            found => Ok(found),
         },
     };
-    query.sources.iter().enumerate().map(input).collect()
-}
-
-fn consumed() -> Fault {
-    let message = "an earlier call has read this input, which can be read only once; save it to a file to read it again";
-    Fault::new(FaultKind::InputConsumed, message)
+    query.sources.iter().enumerate().map(descriptor).collect()
 }
 
 /// No descriptor of that number is alive on the connection.
@@ -150,23 +207,21 @@ pub fn no_attachment(attached: u32) -> Fault {
 
 fn collect(
     collector: &mut Collector,
-    input: &Input,
+    descriptor: &Arc<OwnedFd>,
+    Format::Text: Format,
     source: Option<usize>,
     idle: Option<Duration>,
     claims: &Claims,
     job: &Work<Data>,
 ) -> Result<(), Fault> {
-    let (attached, descriptor) = match input {
-        Input::Numbers(numbers) => return collect_numbers(collector, numbers, || job.checkpoint()),
-        Input::Attached { attached, descriptor, format: Format::Text } => (*attached, descriptor),
-    };
     let mut scanner = Scanner::default();
     let take = |block: &[u8]| scanner.push(block, |token, place| collector.token(token, place, source));
     match kind(descriptor)? {
         Kind::File(offset) => read_file(descriptor, offset, job, take)?,
-        Kind::Stream => {
-            let claim = || if lock(claims).insert(attached) { Ok(()) } else { Err(consumed()) };
-            read_stream(descriptor, idle, job, claim, take)?;
+        Kind::Stream(file_type) => {
+            // Before it waits for bytes that it may not take.
+            drop(claims.check(descriptor)?);
+            read_stream(descriptor, file_type, idle, job, || claims.claim(descriptor), take)?;
         }
     }
     scanner.finish(|token, place| collector.token(token, place, source))
@@ -179,7 +234,8 @@ fn collect_inline(
 ) -> Result<(), Fault> {
     for (index, source) in query.sources.iter().enumerate() {
         if let Source::Numbers(numbers) = source {
-            collect_numbers(collector, numbers, &checkpoint)
+            let several = (query.sources.len() > 1).then_some(index);
+            collect_numbers(collector, numbers, several, &checkpoint)
                 .map_err(|fault| fault.in_source(index as u32))?;
         }
     }
@@ -189,9 +245,13 @@ fn collect_inline(
 /// The place of a fault is the position in the list.
 fn collect_numbers(
     collector: &mut Collector,
-    numbers: &[Number],
+    numbers: &Numbers,
+    source: Option<usize>,
     checkpoint: impl Fn() -> Result<(), Fault>,
 ) -> Result<(), Fault> {
+    if let Some(index) = numbers.huge() {
+        collector.huge(format_args!("position {}", index + 1), source);
+    }
     for (index, &number) in numbers.iter().enumerate() {
         if index % IN_PLACE == 0 {
             checkpoint()?;
@@ -213,7 +273,8 @@ fn same(left: &Query, right: &Query) -> bool {
         && left.sources.iter().zip(&right.sources).all(|pair| match pair {
             (Source::Numbers(left), Source::Numbers(right)) => {
                 left.len() == right.len()
-                    && left.iter().zip(right).all(|(left, right)| same_number(*left, *right))
+                    && left.huge() == right.huge()
+                    && left.iter().zip(right.iter()).all(|(left, right)| same_number(*left, *right))
             }
             (left, right) => left == right,
         })
@@ -223,5 +284,23 @@ fn same_number(left: Number, right: Number) -> bool {
     match (left, right) {
         (Number::Float(left), Number::Float(right)) => left.to_bits() == right.to_bits(),
         (left, right) => left == right,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_last_as_long_as_their_descriptors() {
+        let claims = Claims::default();
+        let descriptor = || Arc::new(OwnedFd::from(std::io::pipe().unwrap().0));
+        let kept = descriptor();
+        claims.claim(&kept).unwrap();
+        for _ in 0..10 {
+            claims.claim(&descriptor()).unwrap();
+        }
+        assert_eq!(claims.claim(&kept).unwrap_err().kind, FaultKind::InputConsumed);
+        assert_eq!(lock(&claims.0).len(), 1);
     }
 }

@@ -3,8 +3,10 @@
 //!
 //! No flag of the descriptor is changed and no offset moved: `O_NONBLOCK` and the offset belong to the open file,
 //! which is the shell's as much as ours. So a regular file is read by `pread`, and for all else `poll` says, beside
-//! the eventfd of the cancellation, when a read will not wait.
+//! the eventfd of the cancellation, when there is something to read. Another reader may take it first, so that pipes
+//! and sockets are then read in ways that do not wait.
 
+use std::io::IoSliceMut;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -13,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FileType;
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags};
+use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 use task_proto::fault::{Fault, FaultKind};
 use task_proto::limits::{INPUT_BLOCK, READERS, TICK};
 
@@ -63,8 +66,8 @@ impl Readers {
 pub(super) enum Kind {
     /// A regular file, from this offset: it can be read again.
     File(u64),
-    /// Anything else: what is read is gone.
-    Stream,
+    /// Anything else, of this type: what is read is gone.
+    Stream(FileType),
 }
 
 /// What the descriptor is.
@@ -76,7 +79,7 @@ pub(super) fn kind(input: &OwnedFd) -> Result<Kind, Fault> {
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => rustix::fs::tell(input).map(Kind::File).map_err(unreadable),
         FileType::Directory => Err(Fault::new(FaultKind::Unreadable, "the input is a directory")),
-        _ => Ok(Kind::Stream),
+        other => Ok(Kind::Stream(other)),
     }
 }
 
@@ -112,6 +115,7 @@ pub(super) fn read_file<T>(
 /// `Unreadable`, `InputIdle`, `Cancelled`, or what `claim` or `take` answers.
 pub(super) fn read_stream<T>(
     input: &OwnedFd,
+    file_type: FileType,
     idle: Option<Duration>,
     job: &Work<T>,
     claim: impl FnOnce() -> Result<(), Fault>,
@@ -119,17 +123,20 @@ pub(super) fn read_stream<T>(
 ) -> Result<(), Fault> {
     let mut buffer = vec![0; INPUT_BLOCK];
     let mut claim = Some(claim);
+    let mut took = Instant::now();
+    let mut bridge = None;
     loop {
-        wait(input.as_fd(), idle, job)?;
+        wait(input.as_fd(), idle, took, job)?;
         if let Some(claim) = claim.take() {
             claim()?;
             job.begin_consuming();
         }
-        match rustix::io::read(input, &mut buffer) {
+        match read_now(input, file_type, &mut buffer, &mut bridge) {
             Ok(0) => return Ok(()),
             Ok(length) => {
                 job.consumed(length);
                 take(&buffer[..length])?;
+                took = Instant::now();
             }
             // Somebody else who has the same pipe was faster.
             Err(Errno::INTR | Errno::AGAIN) => {}
@@ -138,12 +145,43 @@ pub(super) fn read_stream<T>(
     }
 }
 
-/// Waits until a read has something to say: bytes, the end, or an error.
-fn wait<T>(input: BorrowedFd<'_>, idle: Option<Duration>, job: &Work<T>) -> Result<(), Fault> {
-    let began = Instant::now();
+/// A pipe of ours.
+type Bridge = (OwnedFd, OwnedFd);
+
+/// Reads after a `poll`, and answers `AGAIN` where a plain read would wait, because another reader was faster.
+/// Linux has no such read for a FIFO with a name, but moves its bytes into a pipe of ours without waiting.
+fn read_now(
+    input: &OwnedFd,
+    file_type: FileType,
+    buffer: &mut [u8],
+    bridge: &mut Option<Bridge>,
+) -> Result<usize, Errno> {
+    if matches!(file_type, FileType::Fifo | FileType::Socket) {
+        let slice = &mut [IoSliceMut::new(buffer)];
+        match rustix::io::preadv2(input, slice, u64::MAX, ReadWriteFlags::NOWAIT) {
+            Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::SPIPE | Errno::NOSYS) => {}
+            outcome => return outcome,
+        }
+    }
+    if file_type != FileType::Fifo {
+        return rustix::io::read(input, buffer);
+    }
+    let bridge = match bridge {
+        Some(bridge) => bridge,
+        None => bridge.insert(pipe_with(PipeFlags::CLOEXEC)?),
+    };
+    match splice(input, None, &bridge.1, None, buffer.len(), SpliceFlags::NONBLOCK)? {
+        0 => Ok(0),
+        // A pipe gives all it has in one read.
+        _ => rustix::io::read(&bridge.0, buffer),
+    }
+}
+
+/// Waits until a read has something to say: bytes, the end, or an error. The last byte was taken at `took`.
+fn wait<T>(input: BorrowedFd<'_>, idle: Option<Duration>, took: Instant, job: &Work<T>) -> Result<(), Fault> {
     loop {
         job.checkpoint()?;
-        let left = idle.map_or(TICK, |idle| idle.saturating_sub(began.elapsed()).min(TICK));
+        let left = idle.map_or(TICK, |idle| idle.saturating_sub(took.elapsed()).min(TICK));
         let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         let mut waiting = vec![PollFd::from_borrowed_fd(input, PollFlags::IN)];
         waiting.extend(job.wake().map(|wake| PollFd::from_borrowed_fd(wake, PollFlags::IN)));
@@ -156,7 +194,7 @@ fn wait<T>(input: BorrowedFd<'_>, idle: Option<Duration>, job: &Work<T>) -> Resu
             return Ok(());
         }
         if let Some(idle) = idle
-            && began.elapsed() >= idle
+            && took.elapsed() >= idle
         {
             let message = format!("no byte of input came for {idle:?}, which is the limit");
             return Err(Fault::new(FaultKind::InputIdle, message));
@@ -167,4 +205,44 @@ fn wait<T>(input: BorrowedFd<'_>, idle: Option<Duration>, job: &Work<T>) -> Resu
 fn unreadable(error: Errno) -> Fault {
     let error = std::io::Error::from(error);
     Fault::new(FaultKind::Unreadable, format!("the input cannot be read: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use rustix::fs::{CWD, Mode, OFlags, mknodat, open};
+
+    use super::*;
+
+    #[test]
+    fn bytes_that_another_reader_took_are_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("fifo");
+        mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let fifo = open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let (pipe, pipe_writer) = std::io::pipe().unwrap();
+        let (socket, socket_writer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let inputs = [
+            (FileType::Fifo, fifo.try_clone().unwrap(), fifo),
+            (FileType::Fifo, pipe.into(), pipe_writer.into()),
+            (FileType::Socket, socket.into(), socket_writer.into()),
+        ];
+        for (file_type, input, writer) in inputs {
+            let (send, receive) = mpsc::channel();
+            // A thread, because a read that waits would do so for ever.
+            let reading = thread::spawn(move || {
+                let mut bridge = None;
+                let mut buffer = [0; 8];
+                let mut read = || read_now(&input, file_type, &mut buffer, &mut bridge);
+                send.send(read()).unwrap();
+                rustix::io::write(&writer, b"12").unwrap();
+                send.send(read()).unwrap();
+                assert_eq!(&buffer[..2], b"12");
+            });
+            let next = || receive.recv_timeout(Duration::from_secs(20)).expect("it waits in a read");
+            assert_eq!((next(), next()), (Err(Errno::AGAIN), Ok(2)), "{file_type:?}");
+            reading.join().unwrap();
+        }
+    }
 }

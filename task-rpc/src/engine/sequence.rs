@@ -3,6 +3,8 @@
 //! Integers are kept as integers up to the first float. From there on all are floats, and the integers before
 //! stand for their nearest `f64`: nothing needs to be converted in place.
 
+use std::fmt;
+
 use task_proto::fault::{Fault, FaultKind};
 use task_proto::number::{Number, Token};
 use task_proto::stats::Missing;
@@ -99,15 +101,25 @@ impl Collector {
         match token {
             Token::Number(number) => self.number(number),
             Token::HugeInt(float) => {
-                if !self.huge {
-                    self.huge = true;
-                    self.sequence.warnings.push(huge_warning(place, source));
-                }
+                let Place { line, column } = place;
+                self.huge(format_args!("line {line}, column {column}"), source);
                 self.number(Number::Float(float))
             }
             Token::Missing => self.missing(),
         }
         .map_err(|fault| fault.at(place.line, place.column))
+    }
+
+    /// Warns, once, that integers beyond 64 bits were read as floats: the first is here, in this source of several
+    /// (from 0).
+    pub(super) fn huge(&mut self, place: fmt::Arguments<'_>, source: Option<usize>) {
+        if !self.huge {
+            self.huge = true;
+            let source = source.map(|index| format!(" of input {}", index + 1)).unwrap_or_default();
+            self.sequence.warnings.push(format!(
+                "the integer at {place}{source} is beyond 64 bits: all values are taken as 64-bit floats"
+            ));
+        }
     }
 
     /// Takes one number, where NaN is a missing value.
@@ -158,14 +170,6 @@ impl Collector {
             }
         }
     }
-}
-
-/// That integers beyond 64 bits were read as floats: the first is here, in this source of several (from 0).
-fn huge_warning(Place { line, column }: Place, source: Option<usize>) -> String {
-    let source = source.map(|index| format!(" of input {}", index + 1)).unwrap_or_default();
-    format!(
-        "the integer at line {line}, column {column}{source} is beyond 64 bits: all values are taken as 64-bit floats"
-    )
 }
 
 #[inline]

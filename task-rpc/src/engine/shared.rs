@@ -80,9 +80,28 @@ impl<T> Shared<T> {
     pub(super) fn is_wanted(&self) -> bool {
         lock(&self.job).as_ref().is_some_and(|job| !lock(&job.members).calls.is_empty())
     }
+
+    /// Forgets an outcome that no call waits for, unless its result is used elsewhere; false if it is not forgotten.
+    pub(super) fn forget(&self) -> bool {
+        let Some(job) = lock(&self.job).take_if(|job| job.is_spare()) else { return false };
+        // The thread that computed it may still own the job for a moment.
+        let outcome = job.outcome.send_replace(None);
+        drop(outcome);
+        true
+    }
 }
 
 impl<T> Job<T> {
+    fn is_spare(&self) -> bool {
+        let members = lock(&self.members);
+        members.calls.is_empty()
+            && match &*self.outcome.borrow() {
+                Some(Ok(result)) => Arc::strong_count(result) == 1,
+                Some(Err(_)) => true,
+                None => false,
+            }
+    }
+
     /// One call more, unless the job was given up or its fault is not worth keeping.
     fn enter(self: &Arc<Self>) -> Option<Member<T>> {
         let mut members = lock(&self.members);
