@@ -116,7 +116,7 @@ async fn answered(config: &Config, input: Input, supervisor: &Supervisor) -> Res
     match input {
         Input::Prompt => prompted(config, supervisor).await,
         Input::Given(inputs) => {
-            if inputs.sample && config.verbosity != Verbosity::Quiet {
+            if inputs.sample && notes(config) {
                 supervisor.ready().await.map_err(|ended| ended_failure(config, &ended))?;
                 write(|| exit::say(SAMPLE_NOTE)).await?;
             }
@@ -210,12 +210,21 @@ async fn write<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> 
     tokio::task::spawn_blocking(what).await.map_err(unusual)
 }
 
+/// Whether people are told what goes on. A program gets its JSON, and nothing beside the one line of a failure.
+fn notes(config: &Config) -> bool {
+    match config.verbosity {
+        Verbosity::Quiet => false,
+        Verbosity::Normal => !config.json,
+        Verbosity::Verbose | Verbosity::Debug => true,
+    }
+}
+
 /// Says that standard input is being read when that keeps somebody waiting; never returns.
 async fn idle_note(config: &Config, supervisor: &Supervisor, reads_stdin: bool) -> std::convert::Infallible {
-    if reads_stdin && config.verbosity != Verbosity::Quiet {
+    if reads_stdin && notes(config) {
         sleep(IDLE_STDIN_NOTE).await;
         if !has_read(supervisor) && stdin_is_idle() {
-            exit::say(&format!("task: {READING_STDIN}"));
+            let _ = write(|| exit::say(&format!("task: {READING_STDIN}"))).await;
         }
     }
     std::future::pending().await

@@ -8,9 +8,9 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use futures::{FutureExt as _, StreamExt as _};
+use futures::StreamExt as _;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 
@@ -32,6 +32,8 @@ pub enum Signal {
 /// The signals that reach this process, from registration on.
 pub struct Signals {
     stream: signal_hook_tokio::Signals,
+    /// The number of the last that came, or 0. The stream knows of it only once the runtime has looked.
+    last: Arc<AtomicUsize>,
     /// Once true, a signal acts as if nobody had registered it.
     over: Arc<AtomicBool>,
 }
@@ -45,32 +47,29 @@ impl Signals {
             [SIGINT, SIGTERM, SIGHUP, SIGQUIT].into_iter().filter(|number| ignored & bit(*number) == 0);
         // First of all the stream: what is caught by another action alone is lost.
         let stream = signal_hook_tokio::Signals::new(wanted.clone())?;
-        let over = Arc::new(AtomicBool::new(false));
+        let (last, over) = (Arc::default(), Arc::default());
         for number in wanted {
+            flag::register_usize(number, Arc::clone(&last), number as usize)?;
             flag::register_conditional_default(number, Arc::clone(&over))?;
         }
-        Ok(Signals { stream, over })
+        Ok(Signals { stream, last, over })
     }
 
     /// Says that everything is cleaned up: from here on signals act by default, also while the last words wait for
-    /// somebody to read them. Returns one that came before and was not looked at.
-    pub fn over(mut self) -> Option<Signal> {
-        self.over.store(true, Ordering::Release);
-        self.next().now_or_never()
+    /// somebody to read them. Returns the last that came before, looked at or not.
+    pub fn over(self) -> Option<Signal> {
+        self.over.store(true, Ordering::SeqCst);
+        Signal::from_number(self.last.load(Ordering::SeqCst) as i32)
     }
 
     /// The next signal; never returns when there is none.
     pub async fn next(&mut self) -> Signal {
         loop {
-            let event = match self.stream.next().await {
-                Some(SIGINT) => Signal::Interrupt,
-                Some(SIGTERM) => Signal::Terminate,
-                Some(SIGHUP) => Signal::HangUp,
-                Some(SIGQUIT) => Signal::Quit,
-                Some(_) => continue,
+            match self.stream.next().await.map(Signal::from_number) {
+                Some(Some(signal)) => return signal,
+                Some(None) => {}
                 None => std::future::pending().await,
-            };
-            return event;
+            }
         }
     }
 }
@@ -90,6 +89,16 @@ pub fn reraise(signal: Signal) -> ExitCode {
 }
 
 impl Signal {
+    fn from_number(number: i32) -> Option<Self> {
+        Some(match number {
+            SIGINT => Signal::Interrupt,
+            SIGTERM => Signal::Terminate,
+            SIGHUP => Signal::HangUp,
+            SIGQUIT => Signal::Quit,
+            _ => return None,
+        })
+    }
+
     fn number(self) -> i32 {
         match self {
             Signal::Interrupt => SIGINT,

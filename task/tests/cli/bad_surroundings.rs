@@ -125,3 +125,33 @@ fn standard_error_that_nobody_reads_or_that_is_closed_costs_no_answer() {
             .answers("mean    1.5\nmedian  1.5\nmode    none (every value occurs once)\n");
     }
 }
+
+/// In blocks of 512 bytes: too small for anything, for the log, and for neither.
+#[test]
+fn a_limit_on_the_size_of_files_kills_nothing_and_leaves_nothing() {
+    let home = Home::new();
+    for blocks in [0, 1, 8, 64, 1024] {
+        for flags in ["", "--json"] {
+            let script =
+                format!("ulimit -f {blocks}; exec {} {flags} --only mean 1 2", crate::invocation::TASK);
+            let ended = home.run("sh", ["-c", &script]).ends();
+            match ended.status.code() {
+                Some(0) => assert!(ended.stdout.contains("1.5"), "{ended}"),
+                Some(1) => {
+                    assert!(ended.stdout.is_empty() && ended.stderr.contains("File too large"), "{ended}")
+                }
+                _ => panic!("{ended}"),
+            }
+            // Into a file that may not grow.
+            let file = home.file("answer", "");
+            let script = format!("{script} >>{}", file.display());
+            let ended = home.run("sh", ["-c", &script]).ends();
+            let answer = fs::read_to_string(&file).unwrap();
+            match ended.status.code() {
+                Some(0) => assert!(answer.contains("1.5"), "{ended}"),
+                Some(1) => assert!(answer.is_empty() && ended.stderr.contains("File too large"), "{ended}"),
+                _ => panic!("{ended}"),
+            }
+        }
+    }
+}

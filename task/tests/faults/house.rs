@@ -24,6 +24,9 @@ pub(crate) const LIMIT: Duration = Duration::from_mins(1);
 /// Between two looks at what has no event to wait for.
 const LOOK: Duration = Duration::from_millis(1);
 
+/// The number of write(2).
+const SYS_WRITE: &str = if cfg!(target_arch = "x86_64") { "1" } else { "64" };
+
 /// The answer to `3 1 3 1 2`.
 pub(crate) const ANSWER: &str = "mean    2\nmedian  2\nmode    1, 3 (2 of 5 each)\n";
 /// What asks for it.
@@ -170,11 +173,19 @@ pub(crate) struct Ended {
 
 impl Run {
     pub(crate) fn start(command: &mut Command) -> Self {
+        Run::start_with(command, |command| command)
+    }
+
+    /// The same, with other outputs than the files that are looked at here.
+    pub(crate) fn start_with(
+        command: &mut Command,
+        change: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Self {
         let outputs = [(); 2].map(|()| tempfile::tempfile().unwrap());
         let [stdout, stderr] = outputs.each_ref().map(|file| file.try_clone().unwrap());
         let started = Instant::now();
         let mut programs = ours();
-        let child = command.stdout(stdout).stderr(stderr).spawn().unwrap();
+        let child = change(command.stdout(stdout).stderr(stderr)).spawn().unwrap();
         programs.insert(child.id());
         drop(programs);
         let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
@@ -187,6 +198,10 @@ impl Run {
 
     pub(crate) fn signal(&self, signal: Signal) {
         pidfd_send_signal(&self.pidfd, signal).unwrap();
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        is_stopped(self.pid())
     }
 
     /// Whether it ends within this time; it may still be asked for everything then.
@@ -210,6 +225,18 @@ impl Run {
             Some(pid) != former && words.ends_with(&[b"--supervised", host.as_bytes()])
         };
         until("a worker is there", || processes(is_worker).first().copied())
+    }
+
+    /// Waits until one of its threads is in the middle of a write to this descriptor, which nobody reads.
+    pub(crate) fn waits_to_write_to(&self, descriptor: i32) {
+        let descriptor = format!("{descriptor:#x}");
+        until("it waits to write", || {
+            let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).ok()?;
+            let calls = threads
+                .filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("syscall")).ok())
+                .filter(|call| call.split(' ').take(2).eq([SYS_WRITE, &descriptor]));
+            (calls.count() > 0).then_some(())
+        });
     }
 
     /// Waits for its end.
@@ -259,11 +286,12 @@ impl Ended {
         self
     }
 
-    /// The one line of JSON that a failure leaves on standard error: its last.
+    /// The one line of JSON that a failure with `--json` leaves on standard error.
     #[track_caller]
     pub(crate) fn error(&self) -> Value {
-        let line = self.stderr.lines().last().unwrap_or_default();
-        let error: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {self}"));
+        assert_eq!(self.stderr.lines().count(), 1, "a program that parses standard error meets {self}");
+        let error: Value =
+            serde_json::from_str(&self.stderr).unwrap_or_else(|error| panic!("{error} in {self}"));
         error["error"].clone()
     }
 
@@ -307,7 +335,11 @@ pub(crate) fn try_kill(pid: u32) -> rustix::io::Result<()> {
 /// Stops a process that a program of ours started.
 pub(crate) fn stop(pid: u32) {
     kill_process(pid_of(pid).unwrap(), Signal::STOP).unwrap();
-    until("it is stopped", || field(pid, "status", "State")?.starts_with('T').then_some(()));
+    until("it is stopped", || is_stopped(pid).then_some(()));
+}
+
+fn is_stopped(pid: u32) -> bool {
+    field(pid, "status", "State").is_some_and(|state| state.starts_with('T'))
 }
 
 fn pid_of(pid: u32) -> Option<Pid> {
@@ -319,7 +351,8 @@ pub(crate) fn figure(pid: u32, file: &str, name: &str) -> Option<u64> {
     field(pid, file, name)?.trim_end_matches(" kB").parse().ok()
 }
 
-fn field(pid: u32, file: &str, name: &str) -> Option<String> {
+/// The same as text.
+pub(crate) fn field(pid: u32, file: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
     text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
 }

@@ -138,3 +138,16 @@ fn a_pipe_that_was_not_begun_is_read_by_the_second_worker() {
     ended.expect(0, ANSWER).says(&["WARN", "dies_in_first_call killed by SIGKILL"]);
     assert!(house.left().is_empty(), "{ended}");
 }
+
+#[test]
+fn a_failure_after_a_worker_was_replaced_is_one_line_of_json() {
+    let house = House::new();
+    let (reader, _writer) = std::io::pipe().unwrap();
+    let mut command = house.task_with("dies_in_first_call", &["--json", "--timeout", "2"]);
+    let ended = Run::start(command.stdin(reader)).end();
+    assert_eq!(ended.expect(124, "").error()["kind"], "deadline", "{ended}");
+    let log = house.log();
+    let says = |text: &str| log.iter().any(|record| record["message"].as_str().unwrap().contains(text));
+    assert!(says("dies_in_first_call killed by SIGKILL"), "{log:#?}");
+    assert!(house.left().is_empty(), "{ended}");
+}

@@ -7,10 +7,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod cut;
 mod endings;
 mod hosting;
 mod house;
 mod killed;
 mod misbehaving;
 mod orphans;
+mod stalled;
 mod together;
+mod traced;
