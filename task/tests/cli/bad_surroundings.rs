@@ -138,7 +138,7 @@ fn a_limit_on_the_size_of_files_kills_nothing_and_leaves_nothing() {
             match ended.status.code() {
                 Some(0) => assert!(ended.stdout.contains("1.5"), "{ended}"),
                 Some(1) => {
-                    assert!(ended.stdout.is_empty() && ended.stderr.contains("File too large"), "{ended}")
+                    assert!(ended.stdout.is_empty() && ended.stderr.contains("File too large"), "{ended}");
                 }
                 _ => panic!("{ended}"),
             }
