@@ -49,6 +49,9 @@ clean: ## remove everything that was built
 # Other programs are called `task` too (Taskwarrior, go-task). Ours names TASK_RPC_BIN, so nothing need be run to know.
 install: ## install both programs and the manual page under PREFIX (/usr/local)
 	@test -x bin/task && test -x bin/task-rpc || { echo 'make install: build first: make task rpc' >&2; exit 1; }
+	@case '$(DESTDIR)$(PREFIX)' in *[[:space:]]*) \
+	  echo 'make install: PREFIX and DESTDIR may not contain spaces' >&2; exit 1;; \
+	esac
 	@prefix=$(PREFIX); bin=$(DESTDIR)$$prefix/bin; \
 	if { [ -e "$$bin/task" ] || [ -L "$$bin/task" ]; } && ! grep -qs TASK_RPC_BIN "$$bin/task"; then \
 	  echo "make install: $$bin/task is another program (Taskwarrior and go-task have that name too);" >&2; \

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::rand::{GetRandomFlags, getrandom};
 use tarpc::context::Context;
 use tarpc::server::Serve;
 use tarpc::{RequestName, ServerError};
@@ -26,7 +27,10 @@ impl<S: Serve> Serve for Observed<S> {
     type Resp = S::Resp;
 
     async fn serve(self, context: Context, request: S::Req) -> Result<S::Resp, ServerError> {
-        let trace_id = u128::from(context.trace_context.trace_id);
+        let trace_id = match u128::from(context.trace_context.trace_id) {
+            0 => drawn(),
+            given => given,
+        };
         let slot = self.shared.scores.begin(request.name(), trace_id);
         let progress = slot.progress();
         let level = self.shared.calls;
@@ -39,6 +43,14 @@ impl<S: Serve> Serve for Observed<S> {
         call.answered = true;
         answer
     }
+}
+
+/// A trace id for a call of a client that gives none, as tarpc's own do where nothing is traced.
+fn drawn() -> u128 {
+    let mut id = [0; 16];
+    // A kernel without random numbers costs the id, not the call.
+    let _ = getrandom(&mut id, GetRandomFlags::NONBLOCK);
+    u128::from_ne_bytes(id)
 }
 
 /// Logs and counts the call when it is dropped, as then its fate is known: answered, cancelled or panicked.

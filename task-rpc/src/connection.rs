@@ -1,5 +1,6 @@
 //! One connection: what it speaks, its calls, its end.
 
+use std::error::Error;
 use std::io;
 use std::os::fd::AsFd;
 use std::pin::pin;
@@ -58,8 +59,23 @@ pub(crate) async fn serve<S>(
     if let Err(error) = converse(stream, &shared, &*make, draining).await {
         // tarpc's own text says only where it failed.
         let cause = error.source().map(tracing::field::display);
-        tracing::warn!(log.target = "worker", %error, cause, "closed a connection");
+        if is_of_a_client_that_left(&*error) {
+            tracing::debug!(log.target = "worker", %error, cause, "closed a connection");
+        } else {
+            tracing::warn!(log.target = "worker", %error, cause, "closed a connection");
+        }
     }
+}
+
+/// A client may leave whenever it likes: that is nothing to be warned of.
+fn is_of_a_client_that_left(error: &(dyn Error + 'static)) -> bool {
+    let left = |kind| matches!(kind, io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
+    std::iter::successors(Some(error), |&error| error.source()).any(|error| {
+        let own = error.downcast_ref::<io::Error>();
+        // tarpc shares its transport's error.
+        let shared = || error.downcast_ref::<Arc<io::Error>>().map(|error| &**error);
+        own.or_else(shared).is_some_and(|error| left(error.kind()))
+    })
 }
 
 /// What was sent is still read; the next write of the client fails, so it knows that it was never executed.
@@ -73,7 +89,7 @@ async fn converse<S>(
     shared: &Rc<Shared>,
     make: &impl Fn(&Connection) -> S,
     mut draining: watch::Receiver<bool>,
-) -> Result<(), Box<dyn std::error::Error>>
+) -> Result<(), Box<dyn Error>>
 where
     S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone,
 {

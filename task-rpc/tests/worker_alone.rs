@@ -7,11 +7,17 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::Command;
 
+use futures::{SinkExt, StreamExt};
 use rustix::process::Signal;
 use support::{Alone, Process, client, context, numbers, on_a_pipe, refused, task_rpc};
+use tarpc::{ClientMessage, Request};
+use task_proto::limits::Limits;
 use task_proto::number::Number;
+use task_proto::stats::{StatsRequest, StatsResponse};
+use task_proto::wire::{self, ClientTransport, FdStream};
 
 #[tokio::test]
 async fn it_answers_and_term_or_int_removes_its_socket() {
@@ -47,9 +53,9 @@ fn a_live_socket_a_file_and_a_missing_directory_are_refused_with_a_reason() {
         (file.clone(), "exists and is no socket"),
         (alone.directory.path().join("no/such"), "cannot open its directory: No such file"),
     ] {
-        let output = task_rpc().arg("--socket").arg(&path).output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{said}");
+        // One that serves after all is given up on, and killed.
+        let (status, said) = Process::spawn(task_rpc().arg("--socket").arg(&path)).end();
+        assert_eq!(status.code(), Some(1), "{said}");
         let start = format!("task-rpc: {}: {reason}", path.display());
         assert!(said.starts_with(&start) && said.lines().count() == 1, "{said}");
     }
@@ -76,22 +82,26 @@ fn a_client_that_speaks_something_else_is_told_so() {
     alone.process.wait_for("does not speak tarpc");
 }
 
+type Wire = ClientTransport<StatsRequest, StatsResponse>;
+
+/// The client's end of a connection as it is on the wire, and another handle of its socket.
+async fn on_the_wire(socket: &Path) -> (Wire, UnixStream) {
+    let stream = wire::connect(socket).await.unwrap().into_std().unwrap();
+    let half = stream.try_clone().unwrap();
+    let stream = FdStream::new(tokio::net::UnixStream::from_std(stream).unwrap(), 0);
+    (wire::client(stream, &Limits::default()), half)
+}
+
+async fn send_ping(transport: &mut Wire) {
+    let request = Request { context: context(), id: 7, message: StatsRequest::Ping {} };
+    transport.send(ClientMessage::Request(request)).await.unwrap();
+}
+
 #[tokio::test]
 async fn what_was_asked_before_the_end_of_requests_is_answered() {
-    use futures::{SinkExt, StreamExt};
-    use task_proto::limits::Limits;
-    use task_proto::stats::{StatsRequest, StatsResponse};
-    use task_proto::wire::{self, FdStream};
-
     let alone = Alone::start();
-    let socket = UnixStream::connect(&alone.socket).unwrap();
-    socket.set_nonblocking(true).unwrap();
-    let half = socket.try_clone().unwrap();
-    let limits = Limits::default();
-    let stream = FdStream::new(tokio::net::UnixStream::from_std(socket).unwrap(), 0);
-    let mut transport = wire::client::<StatsRequest, StatsResponse>(stream, &limits);
-    let request = tarpc::Request { context: context(), id: 7, message: StatsRequest::Ping {} };
-    transport.send(tarpc::ClientMessage::Request(request)).await.unwrap();
+    let (mut transport, half) = on_the_wire(&alone.socket).await;
+    send_ping(&mut transport).await;
     half.shutdown(Shutdown::Write).unwrap();
     let reply = transport.next().await.unwrap().unwrap();
     assert_eq!(reply.request_id, 7);
@@ -145,4 +155,29 @@ fn what_was_ignored_at_the_start_stays_ignored() {
     process.signal(Signal::INT);
     process.signal(Signal::TERM);
     process.end_well();
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_no_reason_to_warn_and_one_that_breaks_the_protocol_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("s");
+    let mut process = Process::spawn(task_rpc().env("TASK_LOG", "debug").arg("--socket").arg(&socket));
+    process.wait_for("serving Stats");
+    // It is told what is spoken here when it has left already.
+    process.signal(Signal::STOP);
+    UnixStream::connect(&socket).unwrap().write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    process.signal(Signal::CONT);
+    let line = process.wait_for(r#""closed a connection""#);
+    assert!(line.contains(r#""level":"DEBUG""#) && line.contains("Broken pipe"), "{line}");
+    // It asks and does not listen to the answer.
+    let (mut transport, half) = on_the_wire(&socket).await;
+    half.shutdown(Shutdown::Read).unwrap();
+    send_ping(&mut transport).await;
+    let line = process.wait_for(r#""closed a connection""#);
+    assert!(line.contains(r#""level":"DEBUG""#) && line.contains(r#""cause":"Broken pipe"#), "{line}");
+    // A frame of 16 MiB.
+    let mut stream = UnixStream::connect(&socket).unwrap();
+    stream.write_all(&[0, 0xff, 0xff, 0xff, 0]).unwrap();
+    let line = process.wait_for(r#""closed a connection""#);
+    assert!(line.contains(r#""level":"WARN""#) && line.contains(r#""cause":"a frame is over"#), "{line}");
 }

@@ -5,9 +5,14 @@ mod support;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 
+use futures::SinkExt;
 use rustix::process::Signal;
 use support::{Host, client, context, numbers, on_a_pipe, refused, shown, task_rpc};
+use tarpc::{ClientMessage, Request};
 use task_proto::handshake::{Answer, EXIT_REFUSED, Hello, PROTOCOL};
+use task_proto::limits::Limits;
+use task_proto::stats::{StatsRequest, StatsResponse};
+use task_proto::wire::{self, FdStream};
 
 #[tokio::test]
 async fn a_worker_says_ready_and_serves_on_the_hosts_socket() {
@@ -89,14 +94,15 @@ async fn term_drains_and_leaves_the_listener_to_the_next_generation() {
 #[tokio::test]
 async fn a_client_that_hangs_up_cancels_its_calls() {
     let host = Host::start();
-    let (client, outgoing) = client(&host.socket).await;
-    let (query, _writer) = on_a_pipe(&outgoing);
-    let call = tokio::spawn(async move { client.mean(context(), query).await });
+    let limits = Limits::default();
+    let stream = FdStream::new(wire::connect(&host.socket).await.unwrap(), limits.attachments);
+    let (query, _writer) = on_a_pipe(stream.outgoing());
+    // Nothing but the wire: tarpc's client would send a cancellation before it leaves.
+    let mut transport = wire::client::<StatsRequest, StatsResponse>(stream, &limits);
+    let request = Request { context: context(), id: 7, message: StatsRequest::Mean { query } };
+    transport.send(ClientMessage::Request(request)).await.unwrap();
     shown(&host, |seen| !seen.calls.is_empty()).await;
-    // The runtime drops the connection's task only when every handle is gone.
-    call.abort();
-    let _ = call.await;
-    drop(outgoing);
+    drop(transport);
     let seen = shown(&host, |seen| seen.calls.is_empty() && seen.connections == 0).await;
     assert_eq!((seen.connections_total, seen.calls_total), (1, 0));
 }
@@ -135,4 +141,35 @@ async fn an_ordinary_call_gets_a_line_at_the_level_that_the_host_asks_for() {
         assert!(line.contains(part), "{line}");
     }
     assert!(line.contains(r#""trace_id":"000000000000000000000000000000ab""#), "{line}");
+}
+
+#[tokio::test]
+async fn calls_of_a_client_without_trace_ids_get_one_each_on_the_scoreboard_and_in_the_log() {
+    let mut host = Host::spawn(|command| {
+        command.env("TASK_LOG", "info");
+    });
+    host.greet(&host.hello()).unwrap();
+    let (client, outgoing) = client(&host.socket).await;
+    let untraced = context();
+    assert_eq!(u128::from(*untraced.trace_id()), 0, "as of a stock client");
+    let (queries, writers): (Vec<_>, Vec<_>) = (0..2).map(|_| on_a_pipe(&outgoing)).unzip();
+    let mut calls = Vec::new();
+    for query in queries {
+        let client = client.clone();
+        calls.push(tokio::spawn(async move { client.mean(untraced, query).await }));
+    }
+    let seen = shown(&host, |seen| seen.calls.len() == 2).await;
+    let ids: Vec<_> = seen.calls.iter().map(|call| call.trace_id).collect();
+    assert!(ids[0] != 0 && ids[1] != 0 && ids[0] != ids[1], "{ids:x?}");
+    for mut writer in writers {
+        writer.write_all(b"1 2").unwrap();
+    }
+    for call in calls {
+        call.await.unwrap().unwrap().unwrap();
+    }
+    let lines = [host.process.wait_for("answered"), host.process.wait_for("answered")];
+    for id in ids {
+        let id = format!(r#""trace_id":"{id:032x}""#);
+        assert!(lines.iter().any(|line| line.contains(&id)), "{id} in {lines:?}");
+    }
 }

@@ -98,3 +98,15 @@ fn install_before_building_says_what_to_do() {
     let refused = make(&home, &tree, &["install", &format!("PREFIX={}", home.path("prefix").display())]);
     assert!(!refused.status.success() && refused.stderr.contains("build first: make task rpc"), "{refused}");
 }
+
+#[test]
+fn install_refuses_a_prefix_with_spaces_and_touches_nothing() {
+    let home = Home::new();
+    let tree = built(&home);
+    let parts = [home.path("my"), home.path("my programs"), tree.join("programs")];
+    for variable in ["PREFIX", "DESTDIR"] {
+        let refused = make(&home, &tree, &["install", &format!("{variable}={}", parts[1].display())]);
+        assert!(!refused.status.success() && refused.stderr.contains("may not contain spaces"), "{refused}");
+        assert!(!parts.iter().any(|part| part.exists()), "{refused}");
+    }
+}
