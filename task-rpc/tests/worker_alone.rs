@@ -1,4 +1,5 @@
 //! `task-rpc --socket PATH`: its socket, its signals, its errors.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod support;
 
