@@ -93,31 +93,23 @@ fn while_full_a_cancel_ends_a_call_and_frees_its_permit() {
 #[test]
 fn a_call_cancelled_while_it_waits_never_starts() {
     local(async {
-        let Pair { client, handler, mut events } = pair(&gate(1));
-        let wait = |name| {
-            let client = client.clone();
-            tokio::task::spawn_local(async move { client.wait(within(LONG), name).await })
-        };
-        let first = wait(1);
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (handler, mut events) = Handler::new();
+        serve(theirs, &gate(1), handler.clone().serve());
+        let mut raw = Raw::new(ours);
+        for name in 1..4 {
+            raw.send(request(name.into(), LONG, ProbeRequest::Wait { name })).await;
+        }
         assert_eq!(soon(events.recv()).await, Some(Event::Started(1)));
-        let second = wait(2);
-        let third = wait(3);
-        // Let both be sent, so that a cancel has something to cancel at the server.
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
-        }
-        second.abort();
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
-        }
-        handler.release.add_permits(2);
-        assert_eq!(soon(first).await.unwrap().unwrap(), 1);
-        assert_eq!(soon(third).await.unwrap().unwrap(), 3);
-        let mut seen = Vec::new();
-        while let Ok(event) = events.try_recv() {
-            seen.push(event);
-        }
-        assert_eq!(seen, [Event::Ended(1), Event::Started(3), Event::Ended(3)]);
+        // Messages are taken in order: when the first call has ended, the cancel of the second was seen.
+        raw.send(cancel(2)).await;
+        raw.send(cancel(1)).await;
+        assert_eq!(soon(events.recv()).await, Some(Event::Ended(1)));
+        assert_eq!(soon(events.recv()).await, Some(Event::Started(3)));
+        handler.release.add_permits(1);
+        assert_eq!(raw.reply().await.unwrap().request_id, 3);
+        assert_eq!(soon(events.recv()).await, Some(Event::Ended(3)));
+        assert!(events.try_recv().is_err());
     });
 }
 

@@ -181,12 +181,19 @@ struct RawRequest<T> {
 #[derive(Serialize)]
 enum RawMessage<T> {
     Request(RawRequest<T>),
+    Cancel { trace_context: trace::Context, request_id: u64 },
 }
 
 /// A request written by hand, without its length.
 pub fn request(id: u64, deadline: Duration, message: impl Serialize) -> Vec<u8> {
     let context = RawContext { deadline, trace_context: trace::Context::default() };
     rmp_serde::to_vec(&RawMessage::Request(RawRequest { context, id, message })).unwrap()
+}
+
+/// A cancel written by hand, without its length.
+pub fn cancel(request_id: u64) -> Vec<u8> {
+    let cancel = RawMessage::<()>::Cancel { trace_context: trace::Context::default(), request_id };
+    rmp_serde::to_vec(&cancel).unwrap()
 }
 
 /// A frame: length and content.
