@@ -180,12 +180,19 @@ fn a_full_socket_neither_loses_nor_doubles_descriptors() {
 fn a_sender_of_single_bytes_is_understood() {
     local(async {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let queue = theirs.as_fd().try_clone_to_owned().unwrap();
         let (handler, _) = Handler::new();
         serve(theirs, &Limits::default(), handler.serve());
         let day = Duration::from_hours(24);
         for byte in framed(&request(5, day, ProbeRequest::Grow { bytes: 3 })) {
             ours.write_all(&[byte]).await.unwrap();
-            tokio::task::yield_now().await;
+            // Each is read alone, not two together.
+            let taken = async {
+                while rustix::io::ioctl_fionread(&queue).unwrap() > 0 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            soon(taken).await;
         }
         let reply = Raw::new(ours).reply().await.unwrap();
         assert!(
