@@ -197,3 +197,50 @@ impl Tally {
         (self.listed, self.frequency, self.total)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use task_proto::fault::FaultKind;
+    use task_proto::stats::Missing;
+
+    use super::*;
+    use crate::engine::Collector;
+
+    #[test]
+    fn a_cancelled_sort_or_merge_stops_at_its_next_look_which_is_never_far() {
+        let budget = Budget::unlimited();
+        let mut collector = Collector::new(&budget, Missing::Error);
+        // All distinct, and in no order.
+        let values = 1_100_000;
+        for value in 0..values {
+            collector.number(Number::Int(value * 1_000_003 % values)).unwrap();
+        }
+        let sequence = collector.finish().unwrap();
+        let looks = |allowed: u64| {
+            let looks = Cell::new(0);
+            let outcome = order(&sequence, &budget, &|| {
+                looks.set(looks.get() + 1);
+                if looks.get() <= allowed { Ok(()) } else { Err(Fault::new(FaultKind::Cancelled, "")) }
+            });
+            (looks.get(), outcome.map_err(|fault| fault.kind).err())
+        };
+        let runs = sequence.blocks().count().div_ceil(RUN) as u64;
+        assert!(runs > 2, "{runs}");
+        let (all, None) = looks(u64::MAX) else { panic!("not cancelled") };
+        assert_eq!(all, runs + values as u64 / STEPS, "one look for each run and each part of the merge");
+        for allowed in [0, runs - 1, runs, all - 1] {
+            assert_eq!(looks(allowed), (allowed + 1, Some(FaultKind::Cancelled)));
+        }
+
+        let runs = sorted_runs(&sequence, &|| Ok(())).unwrap();
+        let (since, most) = (Cell::new(0), Cell::new(0));
+        let look = || {
+            most.set(most.get().max(since.replace(0)));
+            Ok(())
+        };
+        merge(&runs, &look, |_, _| since.set(since.get() + 1)).unwrap();
+        assert!(most.get() <= STEPS, "{} steps without a look", most.get());
+    }
+}
