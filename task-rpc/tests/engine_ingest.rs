@@ -369,6 +369,12 @@ async fn a_huge_integer_in_a_request_warns_once_and_names_its_position() {
     };
     assert!(warning.contains("at position 2 of input 3"), "{warning}");
     assert_eq!(warnings(vec![numbers("[9223372036854775807, 1e300]")]).await, [""; 0]);
+    let (ingests, attachments) = (ingests(), attachments([file("1")]));
+    for (json, warnings) in [("[9223372036854775808]", 1), ("[9223372036854775808.0]", 0)] {
+        let query = query([attached(0), numbers(json)]);
+        let data = within(ingests.data(query, &attachments)).await.unwrap();
+        assert_eq!(data.sequence().warnings().len(), warnings, "{json}");
+    }
 }
 
 #[tokio::test]

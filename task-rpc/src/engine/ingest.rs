@@ -298,7 +298,9 @@ mod tests {
         let kept = descriptor();
         claims.claim(&kept).unwrap();
         for _ in 0..10 {
-            claims.claim(&descriptor()).unwrap();
+            let gone = descriptor();
+            claims.claim(&gone).unwrap();
+            assert!(Arc::into_inner(gone).is_some(), "a claim keeps nothing open");
         }
         assert_eq!(claims.claim(&kept).unwrap_err().kind, FaultKind::InputConsumed);
         assert_eq!(lock(&claims.0).len(), 1);
