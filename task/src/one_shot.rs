@@ -52,6 +52,12 @@ async fn live(config: &Config, input: Input) -> Result<(), Failure> {
     // It is set once in a process, here.
     let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(journal.layer()));
     let ended = served(config, input, &run_dir, &journal, &mut signals).await;
+    // For the log: on the screen the failure is the last word.
+    if let Err(failure) = &ended
+        && !matches!(failure, Failure::Signal(_) | Failure::ClosedOutput)
+    {
+        tracing::info!(kind = failure.kind(), "failed: {}", failure.text());
+    }
     if let Err(error) = run_dir.remove() {
         tracing::warn!("{error}");
     }
