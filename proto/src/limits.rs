@@ -35,6 +35,8 @@ pub const HEARTBEAT: Duration = Duration::from_millis(250);
 pub const SLOW_CALL: Duration = Duration::from_secs(1);
 /// For the lock of a socket's directory, which others hold only while they bind.
 pub const SOCKET_LOCK: Duration = Duration::from_secs(1);
+/// Between two tries for that lock: there is no event to wait for.
+pub const SOCKET_LOCK_RETRY: Duration = Duration::from_millis(5);
 /// First wait after `accept` found no free descriptor; it doubles up to [`ACCEPT_BACKOFF_MAX`].
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(5);
 /// Longest wait after `accept` found no free descriptor.

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::fs::{
     AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, fchmod, flock, open, statat, unlinkat,
@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
 };
-use task_proto::limits::{BACKLOG, SOCKET_LOCK};
+use task_proto::limits::{BACKLOG, SOCKET_LOCK, SOCKET_LOCK_RETRY};
 
 use crate::error::WorkerError;
 
@@ -74,7 +74,7 @@ fn lock(directory: &OwnedFd) {
     let end = Instant::now() + SOCKET_LOCK;
     // `flock` knows no time limit, so it is asked again and again.
     while flock(directory, FlockOperation::NonBlockingLockExclusive).is_err() && Instant::now() < end {
-        thread::sleep(Duration::from_millis(5));
+        thread::sleep(SOCKET_LOCK_RETRY);
     }
 }
 
