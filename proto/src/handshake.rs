@@ -14,6 +14,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::crash::{Condemned, TraceId};
 use crate::limits::{HANDSHAKE, Limits};
 
 /// The oldest and the newest protocol that this build speaks.
@@ -34,6 +35,12 @@ pub struct Hello {
     pub socket: String,
     /// The limits to keep.
     pub limits: Limits,
+    /// Calls that were executing when a worker died: they run one at a time.
+    #[serde(default)]
+    pub suspects: Vec<TraceId>,
+    /// Calls that are not executed again, each answered with its crash.
+    #[serde(default)]
+    pub condemned: Vec<Condemned>,
 }
 
 /// What a worker answers.
@@ -192,7 +199,15 @@ mod tests {
     fn hello() -> Hello {
         let limits = Limits { memory: Some(1 << 30), input_idle: None, ..Limits::default() };
         let socket = "/run/with \"quotes\"/s".into();
-        Hello { protocol: [1, 3], instance: "run-1".into(), generation: 7, socket, limits }
+        Hello {
+            protocol: [1, 3],
+            instance: "run-1".into(),
+            generation: 7,
+            socket,
+            limits,
+            suspects: vec![TraceId(1)],
+            condemned: Vec::new(),
+        }
     }
 
     fn inode(fd: impl AsFd) -> (u64, u64) {

@@ -93,8 +93,15 @@ pub const SOURCES: usize = 16 * 1024;
 pub const TYPED: usize = 64 * 1024 * 1024;
 /// A line of the prompt, in bytes.
 pub const PROMPT_LINE: usize = 1024 * 1024;
-/// Calls that the scoreboard shows at once; further ones run without a slot.
-pub const SLOTS: usize = 256;
+/// Calls that the scoreboard shows at once; further ones run without a slot. All that the default [`Limits`] allow:
+/// whoever is not shown is neither judged nor blamed.
+pub const SLOTS: usize = 8192;
+/// Suspects that a hello names, the freshest: at 35 bytes each they fit its datagram.
+pub const SUSPECTS: usize = 1000;
+/// Condemned calls that a hello names, the freshest.
+pub const CONDEMNED: usize = 64;
+/// Last words of a worker that go with each of them, in bytes.
+pub const CONDEMNED_TAIL: usize = 256;
 /// A method's name on the scoreboard, in bytes; longer ones are cut.
 pub const METHOD: usize = 32;
 /// A line of a worker's output, in bytes; longer ones are kept in parts.

@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 
 use crate::limits::{METHOD, SLOTS};
 pub use scores::{CallSlot, ConnectionSlot, Progress, Scores};
@@ -31,6 +32,8 @@ const CONNECTIONS: usize = 2;
 const CONNECTIONS_TOTAL: usize = 3;
 const CALLS_TOTAL: usize = 4;
 const CALLS_FAILED: usize = 5;
+/// Slots that were ever used: beyond them the host need not look.
+const SLOTS_USED: usize = 6;
 const LATENCIES: Range<usize> = 8..8 + Latencies::BUCKETS;
 const SLOTS_AT: usize = 512;
 
@@ -42,7 +45,8 @@ const STARTED: usize = 3;
 const PROGRESSED: usize = 4;
 const CONSUMING: usize = 5;
 const CONSUMED: usize = 6;
-const NAME: usize = 7;
+const ACTIVITY: usize = 7;
+const NAME: usize = 8;
 const NAME_WORDS: usize = METHOD / WORD;
 
 const WORDS: usize = SLOTS_AT + SLOTS * SLOT;
@@ -88,16 +92,16 @@ impl Board {
 
     /// What the board shows now. Whatever it holds gives a snapshot; only a failed read is an error.
     pub fn read(&self) -> io::Result<Snapshot> {
-        let before = self.copy()?;
-        let words = self.copy()?;
-        let after = self.copy()?;
-        Ok(Snapshot::decode(&before, &words, &after))
+        let used = self.copy(SLOTS_AT)?[SLOTS_USED].min(SLOTS as u64) as usize;
+        let words = slot_at(used);
+        Ok(Snapshot::decode(&self.copy(words)?, &self.copy(words)?, &self.copy(words)?))
     }
 
-    fn copy(&self) -> io::Result<Vec<u64>> {
-        let mut bytes = vec![0; BYTES];
+    /// The first `words` of it.
+    fn copy(&self, words: usize) -> io::Result<Vec<u64>> {
+        let mut bytes = vec![0; words * WORD];
         let mut filled = 0;
-        while filled < BYTES {
+        while filled < bytes.len() {
             match rustix::io::pread(&self.fd, &mut bytes[filled..], filled as u64) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(count) => filled += count,
@@ -133,8 +137,8 @@ impl Snapshot {
     /// From three copies, one after another. A slot counts when its state is the same in the first and the last:
     /// then the middle one is whole.
     fn decode(before: &[u64], words: &[u64], after: &[u64]) -> Self {
-        let calls = (0..SLOTS)
-            .map(slot_at)
+        let calls = (SLOTS_AT..words.len())
+            .step_by(SLOT)
             .filter(|&at| before[at] & PHASE == IN_FORCE && before[at] == after[at])
             .map(|at| Call::decode(&words[at..at + SLOT]))
             .collect();
@@ -165,6 +169,31 @@ pub struct Call {
     pub consuming: bool,
     /// Bytes of such input that it has read.
     pub consumed: u64,
+    /// What it is at.
+    pub activity: Activity,
+}
+
+/// What a call is at, as far as its code says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activity {
+    /// It executes.
+    Running,
+    /// It computes, and ticks while it does: one that does not is taken to hang.
+    Computing,
+    /// It waits for its input.
+    Waiting,
+    /// It has not begun: it waits until no other suspect executes.
+    Held,
+}
+
+impl Activity {
+    const ALL: [Activity; 4] = [Activity::Running, Activity::Computing, Activity::Waiting, Activity::Held];
+
+    /// Whether a worker that dies meanwhile may have died of it.
+    pub fn is_executing(self) -> bool {
+        matches!(self, Activity::Running | Activity::Computing)
+    }
 }
 
 impl Call {
@@ -180,6 +209,7 @@ impl Call {
             progressed: words[PROGRESSED],
             consuming: words[CONSUMING] != 0,
             consumed: words[CONSUMED],
+            activity: Activity::ALL[words[ACTIVITY] as usize % Activity::ALL.len()],
         }
     }
 }
@@ -251,17 +281,17 @@ mod tests {
     fn a_slot_that_changed_hands_while_it_was_read_is_not_shown() {
         let board = Board::create().unwrap();
         let scores = Scores::map(board.fd()).unwrap();
-        let empty = board.copy().unwrap();
+        let empty = board.copy(WORDS).unwrap();
         let first = scores.begin("Stats.mean", 1);
-        let held = board.copy().unwrap();
+        let held = board.copy(WORDS).unwrap();
         let shown = |before, words, after| Snapshot::decode(before, words, after).calls.len();
         assert_eq!(shown(&held, &held, &held), 1);
         assert_eq!(shown(&empty, &held, &held), 0, "begun meanwhile");
         drop(first);
-        let over = board.copy().unwrap();
+        let over = board.copy(WORDS).unwrap();
         assert_eq!(shown(&held, &held, &over), 0, "ended meanwhile");
         let _second = scores.begin("Stats.mode", 2);
-        let again = board.copy().unwrap();
+        let again = board.copy(WORDS).unwrap();
         assert_eq!(shown(&held, &again, &again), 0, "the same slot, another call");
         let mut writing = again.clone();
         writing[slot_at(0)] = writing[slot_at(0)] & !PHASE | WRITING;
@@ -285,6 +315,7 @@ mod tests {
                 .fill_bytes(&mut bytes);
             if force {
                 (0..SLOTS).for_each(|slot| bytes[slot_at(slot) * WORD] = IN_FORCE as u8);
+                bytes[SLOTS_USED * WORD..][..WORD].fill(0xff);
             }
             rustix::io::pwrite(board.fd(), &bytes, 0).unwrap();
             let snapshot = board.read().unwrap();

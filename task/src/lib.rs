@@ -8,6 +8,7 @@
 pub mod backward;
 pub mod capture;
 pub mod client;
+pub mod control;
 pub mod journal;
 pub mod query;
 pub mod record;
@@ -17,6 +18,7 @@ pub mod socket;
 pub mod spawn;
 pub mod store;
 pub mod supervisor;
+pub mod verdict;
 mod watched;
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::map::Map;
 use super::{
-    CALLS_FAILED, CALLS_TOTAL, CONNECTIONS, CONNECTIONS_TOTAL, CONSUMED, CONSUMING, FREE, HEARTBEAT,
-    IN_FORCE, LATENCIES, Latencies, MAGIC, NAME, NAME_WORDS, OVER, PHASE, PROGRESSED, SLOT, STARTED, STATE,
-    TRACE, WORD, WRITING, now, slot_at,
+    ACTIVITY, Activity, CALLS_FAILED, CALLS_TOTAL, CONNECTIONS, CONNECTIONS_TOTAL, CONSUMED, CONSUMING, FREE,
+    HEARTBEAT, IN_FORCE, LATENCIES, Latencies, MAGIC, NAME, NAME_WORDS, OVER, PHASE, PROGRESSED, SLOT,
+    SLOTS_AT, SLOTS_USED, STARTED, STATE, TRACE, WORD, WRITING, now, slot_at,
 };
 use crate::limits::{METHOD, SLOTS};
 
@@ -56,6 +56,8 @@ impl Scores {
             self.word(at + PROGRESSED).store(started, Relaxed);
             self.word(at + CONSUMING).store(0, Relaxed);
             self.word(at + CONSUMED).store(0, Relaxed);
+            self.word(at + ACTIVITY).store(Activity::Running as u64, Relaxed);
+            self.word(SLOTS_USED).fetch_max(((at - SLOTS_AT) / SLOT + 1) as u64, Relaxed);
             let mut name = [0; METHOD];
             let length = method.len().min(METHOD);
             name[..length].copy_from_slice(&method.as_bytes()[..length]);
@@ -202,6 +204,12 @@ impl Progress {
     /// The call got further.
     pub fn tick(&self) {
         self.store(PROGRESSED, now);
+    }
+
+    /// What the call is at. One that computes must [`tick`](Progress::tick), or it is taken to hang.
+    pub fn enter(&self, activity: Activity) {
+        self.tick();
+        self.store(ACTIVITY, || activity as u64);
     }
 
     /// The call begins to read input that cannot be read again. Say it before the first byte.

@@ -68,6 +68,19 @@ pub(super) struct Response<T> {
 /// The id of a reply that answers no request but says why the connection is about to be closed.
 pub(super) const NOTICE_ID: u64 = u64::MAX;
 
+/// The id of the reply that answers no request but says, before any other, who serves the connection.
+pub(super) const GREETING_ID: u64 = NOTICE_ID - 1;
+
+/// Who serves a connection. It is sent before the first request is read: a connection that ends without it has
+/// executed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Greeting {
+    /// Name of the host's run; empty where there is no host.
+    pub instance: String,
+    /// Which worker of this host, from 1; 0 where there is no host.
+    pub generation: u64,
+}
+
 /// Mirror of [`ServerError`], whose own form writes the kind as `i32` and reads it as `u32`.
 #[derive(Serialize, Deserialize)]
 pub(super) struct WireError {

@@ -19,6 +19,6 @@ pub mod transport;
 pub use connect::{connect, connect_at};
 pub use gate::{Gated, Permit, execute, serve_gated};
 pub use hangup::Hangup;
-pub use message::{Clamp, clamped};
+pub use message::{Clamp, Greeting, clamped};
 pub use stream::{Attachments, FdStream, Outgoing};
 pub use transport::{ClientTransport, ServerTransport, client, server};

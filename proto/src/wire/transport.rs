@@ -9,11 +9,11 @@ use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use futures::{Sink, Stream};
+use futures::{Sink, SinkExt, Stream};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tarpc::{ClientMessage, Response, ServerError};
@@ -24,7 +24,7 @@ use tokio_util::sync::PollSemaphore;
 
 use super::codec::{ClientCodec, Held, Incoming, ServerCodec};
 use super::gate::{Gated, Permit};
-use super::message::NOTICE_ID;
+use super::message::{GREETING_ID, Greeting, NOTICE_ID};
 use super::stream::{Attachments, FdStream, Outgoing};
 use crate::limits::{Limits, NOTICE};
 
@@ -74,6 +74,15 @@ impl<Req, Resp> ServerTransport<Req, Resp> {
     /// The descriptors received on this connection.
     pub fn attachments(&self) -> &Attachments {
         self.inner.get_ref().get_ref().attachments()
+    }
+}
+
+impl<Req, Resp: Serialize> ServerTransport<Req, Resp> {
+    /// Says who serves, before any request is read.
+    pub async fn greet(&mut self, greeting: &Greeting) -> io::Result<()> {
+        let detail = serde_json::to_string(greeting)?;
+        let message = Err(ServerError::new(ErrorKind::Other, detail));
+        self.inner.send(Response { request_id: GREETING_ID, message }).await
     }
 }
 
@@ -240,6 +249,7 @@ pub fn client<Req, Resp>(stream: FdStream, limits: &Limits) -> ClientTransport<R
         buffered: VecDeque::new(),
         unsent: VecDeque::new(),
         refused: false,
+        greeting: Arc::default(),
     }
 }
 
@@ -256,6 +266,7 @@ pub struct ClientTransport<Req, Resp> {
     unsent: VecDeque<u64>,
     /// The server takes no more.
     refused: bool,
+    greeting: Arc<OnceLock<Greeting>>,
 }
 
 const NEVER_SENT: &str = "never sent: the server takes no more requests on this connection";
@@ -264,6 +275,11 @@ impl<Req, Resp> ClientTransport<Req, Resp> {
     /// The queue of descriptors to send: they go with or before the request submitted next.
     pub fn outgoing(&self) -> &Outgoing {
         self.inner.get_ref().get_ref().outgoing()
+    }
+
+    /// Who serves this connection, once it has said so.
+    pub fn greeting(&self) -> Arc<OnceLock<Greeting>> {
+        Arc::clone(&self.greeting)
     }
 
     /// Takes a failed write as the end of writing only.
@@ -300,7 +316,19 @@ impl<Req, Resp: DeserializeOwned> Stream for ClientTransport<Req, Resp> {
             let error = ServerError::new(ErrorKind::BrokenPipe, NEVER_SENT.to_owned());
             return Poll::Ready(Some(Ok(Response { request_id, message: Err(error) })));
         }
-        Pin::new(&mut this.inner).poll_next(cx)
+        loop {
+            match ready!(Pin::new(&mut this.inner).poll_next(cx)) {
+                Some(Ok(Response { request_id: GREETING_ID, message })) => {
+                    // One that is not understood is of a later version; without it less can be said of a loss.
+                    if let Some(greeting) =
+                        message.err().and_then(|said| serde_json::from_str(&said.detail).ok())
+                    {
+                        let _ = this.greeting.set(greeting);
+                    }
+                }
+                other => return Poll::Ready(other),
+            }
+        }
     }
 }
 

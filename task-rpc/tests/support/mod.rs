@@ -164,6 +164,8 @@ impl Host {
             generation: 3,
             socket: self.socket.display().to_string(),
             limits: Limits::default(),
+            suspects: Vec::new(),
+            condemned: Vec::new(),
         }
     }
 

@@ -294,6 +294,8 @@ impl Service {
             generation,
             socket: self.socket.path().display().to_string(),
             limits: self.spec.limits().clone(),
+            suspects: Vec::new(),
+            condemned: Vec::new(),
         };
         let generation = Generation {
             spec: Arc::clone(&self.spec),

@@ -60,6 +60,8 @@ fn a_worker_ends_with_its_lifeline() {
         generation: 1,
         socket: socket.display().to_string(),
         limits: Limits::default(),
+        suspects: Vec::new(),
+        condemned: Vec::new(),
     };
     send_hello(lifeline.as_fd(), &hello, listener.as_fd(), board.fd()).unwrap();
     let Ok(Answer::Ready(ready)) = receive_answer(lifeline.as_fd()) else { panic!("it is ready") };

@@ -1,0 +1,58 @@
+//! What is known of a call whose connection was lost.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::supervisor::PostMortem;
+
+/// How a worker ended, for a caller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Death {
+    /// Which worker of its host it was, from 1.
+    pub generation: u64,
+    /// Its process id.
+    pub pid: u32,
+    /// The signal or the exit status, in words: `killed by SIGABRT`, `exited 3`.
+    pub cause: String,
+    /// The last lines of its stderr, oldest first, fit to be shown.
+    pub stderr_tail: Vec<String>,
+}
+
+/// What the host knows of a call, asked by the generation that had it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// That worker lives.
+    Alive {
+        /// How many bytes of input that cannot be read again the call has read; `None`: it has not begun.
+        consumed: Option<u64>,
+    },
+    /// That worker is gone.
+    Died {
+        /// How.
+        death: Death,
+        /// How many bytes of input that cannot be read again the call had read; `None`: it had not begun.
+        consumed: Option<u64>,
+    },
+    /// It died too long ago, or never was.
+    Unknown,
+}
+
+impl From<&PostMortem> for Death {
+    fn from(death: &PostMortem) -> Self {
+        Death {
+            generation: death.generation,
+            pid: death.pid,
+            cause: death.cause.to_string(),
+            stderr_tail: death.stderr_tail.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Death { generation, pid, cause, .. } = self;
+        write!(f, "the worker (pid {pid}, generation {generation}) {cause}")
+    }
+}
