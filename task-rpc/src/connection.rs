@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use tarpc::server::{BaseChannel, Channel, Config, Serve};
 use task_proto::limits::Limits;
 use task_proto::scoreboard::Scores;
-use task_proto::wire::{self, Attachments, FdStream, Hangup};
+use task_proto::wire::{self, Attachments, FdStream, Greeting, Hangup};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -38,7 +38,8 @@ pub struct Connection {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) limits: Arc<Limits>,
-    pub(crate) generation: u64,
+    /// Who serves: what each connection hears first.
+    pub(crate) greeting: Greeting,
     pub(crate) scores: Scores,
     pub(crate) calls: CallLevel,
 }
@@ -111,12 +112,15 @@ where
     let connection = Connection {
         attachments: stream.attachments().clone(),
         limits: Arc::clone(&shared.limits),
-        generation: shared.generation,
+        generation: shared.greeting.generation,
     };
     let service = Observed { service: make(&connection), shared: Rc::clone(shared) };
     // Room for every reply that may be under way, so that no handler waits to hand over its own.
     let config = Config { pending_response_buffer: shared.limits.in_flight.max(1) };
-    let transport = wire::server(stream, &shared.limits);
+    let mut transport = wire::server(stream, &shared.limits);
+    // Before a request is read: a client that loses its connection without it knows that nothing was executed. It
+    // fits any socket, so nobody is waited for.
+    transport.greet(&shared.greeting).await?;
     let mut requests = pin!(BaseChannel::new(config, transport).requests());
     let mut handlers = FuturesUnordered::new();
     let mut shut_down = false;

@@ -10,8 +10,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use signal_hook::low_level::emulate_default_handler;
 use tarpc::server::Serve;
+use task_proto::handshake::Hello;
 use task_proto::limits::{DRAIN, Limits};
 use task_proto::scoreboard::{Board, Scores};
+use task_proto::wire::Greeting;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
@@ -87,7 +89,8 @@ where
     // Here the sandbox takes the files away; the lifeline needs none, but its thread must be under it.
     lifeline::watch().context("cannot start the lifeline")?;
     let runtime = runtime()?;
-    let shared = shared(limits, start.hello.generation, start.scores, calls);
+    let Hello { instance, generation, .. } = start.hello;
+    let shared = shared(limits, Greeting { instance, generation }, start.scores, calls);
     LocalSet::new().block_on(&runtime, async {
         let mut ends = Ends::of_host().context("cannot hear signals")?;
         let listener = listener(start.listener)?;
@@ -118,7 +121,8 @@ where
     let scores =
         Board::create().and_then(|board| Scores::map(board.fd())).context("cannot make the scoreboard")?;
     let runtime = runtime()?;
-    let shared = shared(limits, 0, scores, calls);
+    let nobody = Greeting { instance: String::new(), generation: 0 };
+    let shared = shared(limits, nobody, scores, calls);
     LocalSet::new().block_on(&runtime, async {
         // Before the socket is there: a signal from then on must find somebody who removes it.
         let mut ends = Ends::of_people().context("cannot hear signals")?;
@@ -159,8 +163,8 @@ fn listener(listener: UnixListener) -> Result<tokio::net::UnixListener, WorkerEr
     tokio::net::UnixListener::from_std(listener).context("cannot use the listener")
 }
 
-fn shared(limits: Limits, generation: u64, scores: Scores, calls: CallLevel) -> Rc<Shared> {
-    Rc::new(Shared { limits: Arc::new(limits), generation, scores, calls })
+fn shared(limits: Limits, greeting: Greeting, scores: Scores, calls: CallLevel) -> Rc<Shared> {
+    Rc::new(Shared { limits: Arc::new(limits), greeting, scores, calls })
 }
 
 fn drained(shared: &Shared) {

@@ -170,8 +170,10 @@ async fn a_client_that_leaves_is_no_reason_to_warn_and_one_that_breaks_the_proto
     process.signal(Signal::CONT);
     let line = process.wait_for(r#""closed a connection""#);
     assert!(line.contains(r#""level":"DEBUG""#) && line.contains("Broken pipe"), "{line}");
-    // It asks and does not listen to the answer.
+    // It asks again and does not listen to the answer.
     let (mut transport, half) = on_the_wire(&socket).await;
+    send_ping(&mut transport).await;
+    assert!(transport.next().await.unwrap().unwrap().message.is_ok());
     half.shutdown(Shutdown::Read).unwrap();
     send_ping(&mut transport).await;
     let line = process.wait_for(r#""closed a connection""#);

@@ -5,14 +5,15 @@ mod support;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 
-use futures::SinkExt;
+use futures::{SinkExt, StreamExt};
 use rustix::process::Signal;
 use support::{Host, client, context, numbers, on_a_pipe, refused, shown, task_rpc};
 use tarpc::{ClientMessage, Request};
 use task_proto::handshake::{Answer, EXIT_REFUSED, Hello, PROTOCOL};
 use task_proto::limits::Limits;
 use task_proto::stats::{StatsRequest, StatsResponse};
-use task_proto::wire::{self, FdStream};
+use task_proto::wire::{self, FdStream, Greeting};
+use tokio::io::AsyncWriteExt;
 
 #[tokio::test]
 async fn a_worker_says_ready_and_serves_on_the_hosts_socket() {
@@ -24,6 +25,25 @@ async fn a_worker_says_ready_and_serves_on_the_hosts_socket() {
     let (client, _) = client(&host.socket).await;
     assert_eq!(client.ping(context()).await.unwrap().generation, 3);
     assert_eq!(std::fs::read_link(format!("/proc/{}/cwd", ready.pid)).unwrap().to_str(), Some("/"));
+}
+
+#[tokio::test]
+async fn a_connection_hears_which_worker_of_which_host_it_has_before_it_asks() {
+    let host = Host::start();
+    let mut stream = wire::connect(&host.socket).await.unwrap();
+    // The first byte tells the protocol; no request has been read when the greeting comes.
+    stream.write_all(b"\0").await.unwrap();
+    let mut transport =
+        wire::client::<StatsRequest, StatsResponse>(FdStream::new(stream, 0), &Limits::default());
+    let greeting = transport.greeting();
+    let heard = async {
+        while greeting.get().is_none() {
+            assert!(futures::poll!(transport.next()).is_pending());
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(support::PATIENCE, heard).await.unwrap();
+    assert_eq!(greeting.get(), Some(&Greeting { instance: "test".into(), generation: 3 }));
 }
 
 #[test]

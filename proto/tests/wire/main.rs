@@ -7,6 +7,7 @@ mod descriptors;
 mod drain;
 mod faults;
 mod gate;
+mod greeting;
 #[expect(unreachable_pub, reason = "pub is for its siblings")]
 mod support;
 

@@ -11,7 +11,7 @@ use tarpc::client::{Config, RpcError};
 use tarpc::server::{BaseChannel, Channel as _, Serve};
 use tarpc::{Response, context, trace};
 use task_proto::limits::Limits;
-use task_proto::wire::{self, FdStream, Hangup};
+use task_proto::wire::{self, FdStream, Greeting, Hangup};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -78,6 +78,14 @@ impl Probe for Handler {
     }
 }
 
+/// Whom [`serve`] serves as.
+pub fn greeting() -> Greeting {
+    Greeting { instance: "run-1".into(), generation: 7 }
+}
+
+/// The id of the reply that is a greeting.
+pub const GREETING_ID: u64 = u64::MAX - 1;
+
 /// How a connection ended for our server.
 #[derive(Debug)]
 pub enum End {
@@ -96,13 +104,17 @@ where
 {
     let stream = FdStream::new(socket, limits.attachments);
     let mut hangup = Hangup::new(&stream).unwrap();
-    let requests = BaseChannel::with_defaults(wire::server(stream, limits)).requests();
+    let mut transport = wire::server(stream, limits);
     // Local: a `Serve` of any kind need not have a `Send` future.
     tokio::task::spawn_local(async move {
-        let mut requests = Box::pin(requests);
+        if transport.greet(&greeting()).await.is_err() {
+            return End::Failed;
+        }
+        let mut requests = Box::pin(BaseChannel::with_defaults(transport).requests());
         let mut running = FuturesUnordered::new();
         loop {
             tokio::select! {
+                biased;
                 () = &mut hangup => return End::HungUp,
                 Some(()) = running.next() => {}
                 request = requests.next() => match request {
@@ -213,8 +225,18 @@ impl Raw {
         self.0.send(bytes::Bytes::from(content)).await.unwrap();
     }
 
-    /// The next reply, read by tarpc's own types; `None` at the end.
+    /// The next reply to a request; `None` at the end.
     pub async fn reply(&mut self) -> Option<Response<ProbeResponse>> {
+        loop {
+            let reply = self.message().await?;
+            if reply.request_id != GREETING_ID {
+                return Some(reply);
+            }
+        }
+    }
+
+    /// The next message, read by tarpc's own types; `None` at the end.
+    pub async fn message(&mut self) -> Option<Response<ProbeResponse>> {
         let frame = soon(self.0.next()).await?.ok()?;
         Some(rmp_serde::from_slice(&frame).unwrap())
     }
