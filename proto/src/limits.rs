@@ -37,6 +37,10 @@ pub const SLOW_CALL: Duration = Duration::from_secs(1);
 pub const SOCKET_LOCK: Duration = Duration::from_secs(1);
 /// Between two tries for that lock: there is no event to wait for.
 pub const SOCKET_LOCK_RETRY: Duration = Duration::from_millis(5);
+/// For whoever still has a socket open that a dead service left: its worker, which dies of that moments later.
+pub const STALE_SOCKET: Duration = Duration::from_secs(1);
+/// Between two looks at such a socket: there is no event to wait for.
+pub const STALE_SOCKET_RETRY: Duration = Duration::from_millis(5);
 /// First wait after `accept` found no free descriptor; it doubles up to [`ACCEPT_BACKOFF_MAX`].
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(5);
 /// Longest wait after `accept` found no free descriptor.
@@ -123,6 +127,13 @@ pub const LOG_FILES: u32 = 5;
 pub const LOG_RECORD: usize = 1024 * 1024;
 /// Run directories that one start looks at when it sweeps, so that a start stays quick.
 pub const SWEEP: usize = 1024;
+
+/// Connections of a control socket that are served at once: a few people and scripts, and clients whose call was lost.
+pub const CONTROL_CONNECTIONS: usize = 16;
+/// Calls in flight on each of them.
+pub const CONTROL_IN_FLIGHT: usize = 4;
+/// A frame there, in bytes: the largest is the verdict on a call, with a dead worker's last words.
+pub const CONTROL_FRAME: usize = 64 * 1024;
 
 /// The limits that a host sets for its worker; they travel in the handshake.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,6 +10,7 @@ pub mod capture;
 pub mod client;
 pub mod control;
 pub mod journal;
+pub mod lock;
 pub mod query;
 pub mod record;
 pub mod run_dir;

@@ -22,8 +22,8 @@ use task_proto::limits::{SWEEP, UNFINISHED};
 
 /// Name of the socket in a run directory.
 pub const SOCKET: &str = "rpc.sock";
-/// Name of the lock in a run directory.
-const LOCK: &str = "lock";
+/// Name of the lock in a run directory, and in the base directory of a service.
+pub const LOCK: &str = "lock";
 /// Names to try: one that is taken, or cleared away by a sweep before it was locked, costs one.
 const TRIES: usize = 8;
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -90,15 +90,17 @@ impl Base {
         Base::find(chosen, std::env::var_os("XDG_RUNTIME_DIR").as_deref(), Path::new("/tmp"))
     }
 
+    /// Opens it as [`Base::open`] does, but makes nothing: `None` where it is not there.
+    pub fn existing(chosen: Option<&Path>) -> Result<Option<Self>, RunDirError> {
+        let place = place(chosen, std::env::var_os("XDG_RUNTIME_DIR").as_deref(), Path::new("/tmp"));
+        match Base::checked(&place.components().collect::<PathBuf>()) {
+            Err(RunDirError::Io { cause: Errno::NOENT, .. }) => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
     fn find(chosen: Option<&Path>, xdg: Option<&OsStr>, tmp: &Path) -> Result<Self, RunDirError> {
-        if let Some(path) = chosen {
-            return Base::at(path);
-        }
-        let ours = |path: &&Path| path.is_absolute() && check(path).is_ok() && writable(path);
-        if let Some(xdg) = xdg.map(Path::new).filter(ours) {
-            return Base::at(&xdg.join("task"));
-        }
-        Base::at(&tmp.join(format!("task-{}", rustix::process::geteuid().as_raw())))
+        Base::at(&place(chosen, xdg, tmp))
     }
 
     fn at(path: &Path) -> Result<Self, RunDirError> {
@@ -109,8 +111,12 @@ impl Base {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             made => made.map_err(|error| fault("make", &path)(errno(&error)))?,
         }
-        let fd = check(&path)?;
-        let path = std::path::absolute(&path).unwrap_or(path);
+        Base::checked(&path)
+    }
+
+    fn checked(path: &Path) -> Result<Self, RunDirError> {
+        let fd = check(path)?;
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         Ok(Base { fd, path })
     }
 
@@ -263,6 +269,18 @@ impl Kind {
             _ => return None,
         };
         Some((name.to_owned(), kind))
+    }
+}
+
+/// Where the base directory is, or would be.
+fn place(chosen: Option<&Path>, xdg: Option<&OsStr>, tmp: &Path) -> PathBuf {
+    if let Some(path) = chosen {
+        return path.to_owned();
+    }
+    let ours = |path: &&Path| path.is_absolute() && check(path).is_ok() && writable(path);
+    match xdg.map(Path::new).filter(ours) {
+        Some(xdg) => xdg.join("task"),
+        None => tmp.join(format!("task-{}", rustix::process::geteuid().as_raw())),
     }
 }
 

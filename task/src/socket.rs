@@ -1,28 +1,112 @@
 //! The listening socket of a service. The host binds it and keeps it, so that clients wait in its backlog while one
-//! worker follows another.
+//! worker follows another. Or a service manager gives it: then its file is not ours to remove.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, Mode, fchmod, statat, unlinkat};
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
-use task_proto::limits::BACKLOG;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, fchmod, statat, unlinkat};
+use rustix::io::{Errno, FdFlags, fcntl_setfd, ioctl_fionbio};
+use rustix::net::sockopt::{socket_acceptconn, socket_type};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname, listen, socket_with,
+};
+use task_proto::limits::{BACKLOG, STALE_SOCKET, STALE_SOCKET_RETRY};
 use task_proto::wire;
 use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep};
 
 /// A listening Unix socket with its file, which only its owner may connect to. Dropped, the file is removed.
 #[derive(Debug)]
 pub struct Socket {
     listener: OwnedFd,
     dir: OwnedFd,
-    name: String,
+    name: OsString,
     /// Where it is, to show: it may be too long to connect to.
     path: PathBuf,
-    /// Device and inode of the file; `None` once it is removed.
+    /// Device and inode of the file; `None` once it is removed, and where it is not ours.
     file: Mutex<Option<(u64, u64)>>,
+}
+
+/// Why a socket that a service manager gave cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum GivenError {
+    /// It is something else.
+    #[error("it is no listening Unix stream socket")]
+    NotListening,
+    /// It has no file: workers are told its path, and clients find it by that.
+    #[error("it has no path in the file system")]
+    NoPath,
+    /// A call to the system failed.
+    #[error("{0}")]
+    Io(#[from] Errno),
+}
+
+/// Why what is there by a socket's name was not removed.
+#[derive(Debug, thiserror::Error)]
+pub enum StaleError {
+    /// It is no socket, and so not ours.
+    #[error("{} is there and is no socket: remove it, or choose another place with --runtime-dir", .0.display())]
+    NoSocket(PathBuf),
+    /// Some process has it open.
+    #[error(
+        "{} is in use by a process that does not hold the lock, maybe a service manager: stop that, or choose \
+         another place with --runtime-dir", .0.display()
+    )]
+    InUse(PathBuf),
+    /// A call to the system failed.
+    #[error("cannot remove the stale socket {}: {cause}", path.display())]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// What the system says.
+        cause: Errno,
+    },
+}
+
+/// Removes the socket `name` that a service which was killed left in the directory `dir`, which is at `path`. To be
+/// called under that service's lock. A socket that is in use is waited for, at most [`STALE_SOCKET`]: the dead
+/// service's worker dies moments after it.
+pub async fn remove_stale(dir: BorrowedFd<'_>, path: &Path, name: &str) -> Result<(), StaleError> {
+    let path = path.join(name);
+    let patience = Instant::now() + STALE_SOCKET;
+    loop {
+        let removed = match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(()),
+            Ok(there) if FileType::from_raw_mode(there.st_mode) != FileType::Socket => {
+                return Err(StaleError::NoSocket(path));
+            }
+            Ok(_) => match is_open(dir, name) {
+                Ok(true) if Instant::now() > patience => return Err(StaleError::InUse(path)),
+                Ok(true) => {
+                    sleep(STALE_SOCKET_RETRY).await;
+                    continue;
+                }
+                Ok(false) => unlinkat(dir, name, AtFlags::empty()),
+                Err(cause) => Err(cause),
+            },
+            Err(cause) => Err(cause),
+        };
+        return match removed {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(cause) => Err(StaleError::Io { path, cause }),
+        };
+    }
+}
+
+/// Whether any process has the socket open. A connection of another type tells without being one: nobody is woken
+/// by it, no service manager starts anything.
+fn is_open(dir: BorrowedFd<'_>, name: &str) -> Result<bool, Errno> {
+    let probe = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))?;
+    match connect(&probe, &address) {
+        Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(false),
+        Err(Errno::PROTOTYPE) | Ok(()) => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 impl Socket {
@@ -37,9 +121,34 @@ impl Socket {
         bind(&listener, &SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))?)?;
         let stat = statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let file = Mutex::new(Some((stat.st_dev, stat.st_ino)));
-        let socket = Socket { listener, dir, name: name.to_owned(), path: path.join(name), file };
+        let socket = Socket { listener, dir, name: name.into(), path: path.join(name), file };
         listen(&socket.listener, BACKLOG)?;
         Ok(socket)
+    }
+
+    /// Takes over a socket that a service manager made and keeps: it is made non-blocking and closed on exec, and its
+    /// file stays.
+    ///
+    /// # Errors
+    /// What it is instead of a listening Unix stream socket with a path.
+    pub fn given(listener: OwnedFd) -> Result<Self, GivenError> {
+        let is_stream = getsockname(&listener)?.address_family() == AddressFamily::UNIX
+            && socket_type(&listener)? == SocketType::STREAM;
+        if !is_stream || !socket_acceptconn(&listener)? {
+            return Err(GivenError::NotListening);
+        }
+        let address = SocketAddrUnix::try_from(getsockname(&listener)?)?;
+        let path = address.path().map(|path| PathBuf::from(OsStr::from_bytes(path.to_bytes())));
+        let path = path.filter(|path| path.is_absolute()).ok_or(GivenError::NoPath)?;
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(GivenError::NoPath);
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(parent, flags, Mode::empty())?;
+        fcntl_setfd(&listener, FdFlags::CLOEXEC)?;
+        ioctl_fionbio(&listener, true)?;
+        let name = name.to_owned();
+        Ok(Socket { listener, dir, name, path, file: Mutex::new(None) })
     }
 
     /// The listening end, non-blocking and closed on exec.
@@ -79,7 +188,7 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         if let Err(error) = self.unlink() {
-            tracing::warn!("cannot remove the socket {}: {error}", self.name);
+            tracing::warn!("cannot remove the socket {}: {error}", self.path.display());
         }
     }
 }
