@@ -54,15 +54,40 @@ pub const CONNECT_BACKOFF_MAX: Duration = Duration::from_millis(100);
 /// For a client to take the reason why its connection is about to be closed.
 pub const NOTICE: Duration = Duration::from_secs(1);
 
+/// Starts that may fail in a row within [`FAILED_STARTS_WITHIN`] before a service gives up.
+pub const FAILED_STARTS: u32 = 5;
+/// See [`FAILED_STARTS`]; and a worker that lived as long has not failed to start, even if nobody has called it.
+pub const FAILED_STARTS_WITHIN: Duration = Duration::from_mins(1);
+/// Before the second start after one that failed; it doubles up to [`RESTART_BACKOFF_MAX`]. The first comes at once.
+pub const RESTART_BACKOFF: Duration = Duration::from_millis(200);
+/// The longest wait between two starts: a service comes back within half a minute of whatever kept it down.
+pub const RESTART_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Between two looks at a worker's health.
+pub const HEALTH: Duration = Duration::from_secs(1);
+/// A look that comes so late says more of the host than of the worker: it does not count.
+pub const HEALTH_LATE: Duration = Duration::from_millis(500);
+/// Calls that an autopsy describes.
+pub const AUTOPSY_CALLS: usize = 16;
+/// Threads that an autopsy describes: more than a worker has but for its readers.
+pub const AUTOPSY_THREADS: usize = 64;
+/// Looks in a row at which a worker must show no life before it is killed.
+pub const HEALTH_MISSES: u32 = 3;
+
 /// From the end of a connection to the report of the worker's exit: a dying process closes its sockets before
 /// its exit can be waited for.
 pub const DEATH_NOTICE: Duration = Duration::from_secs(1);
 
-/// Reports, orders and signals of one supervisor that may wait: a worker sends at most two reports, and is sent
+/// Foreign SIGKILLs that a call may be executing at before it counts as their cause: the kernel's, when memory is
+/// short, look like anybody's.
+pub const FOREIGN_KILLS: u32 = 5;
+/// Deaths of a worker's own making that a call may be executing at.
+pub const OWN_DEATHS: u32 = 2;
+
+/// Reports, orders and signals of one supervisor that may wait: a worker sends at most three reports, and is sent
 /// each signal once.
 pub const SUPERVISOR_QUEUE: usize = 8;
 /// Post-mortems that a supervisor keeps for callers that have yet to ask.
-pub const DEATHS_KEPT: usize = 8;
+pub const DEATHS_KEPT: usize = 64;
 /// How often a call is sent again: the end of a worker that closes every connection without a reason.
 pub const RESENDS: u32 = 100;
 /// Connections that may wait to be accepted while a worker is replaced.
@@ -103,7 +128,7 @@ pub const SLOTS: usize = 8192;
 /// Suspects that a hello names, the freshest: at 35 bytes each they fit its datagram.
 pub const SUSPECTS: usize = 1000;
 /// Condemned calls that a hello names, the freshest.
-pub const CONDEMNED: usize = 64;
+pub const CONDEMNED: usize = 32;
 /// Last words of a worker that go with each of them, in bytes.
 pub const CONDEMNED_TAIL: usize = 256;
 /// A method's name on the scoreboard, in bytes; longer ones are cut.

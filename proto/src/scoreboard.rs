@@ -218,9 +218,22 @@ impl Call {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Latencies(Vec<u64>);
 
+impl Default for Latencies {
+    fn default() -> Self {
+        Latencies(vec![0; Latencies::BUCKETS])
+    }
+}
+
 impl Latencies {
     /// Up to 2^32 µs, which is 71 minutes; longer calls count in the last.
     const BUCKETS: usize = 31 * 4;
+
+    /// Counts the calls of another worker too.
+    pub fn add(&mut self, other: &Latencies) {
+        for (count, more) in self.0.iter_mut().zip(&other.0) {
+            *count = count.saturating_add(*more);
+        }
+    }
 
     fn bucket(us: u64) -> usize {
         if us < 4 {

@@ -63,6 +63,11 @@ impl Capture {
         Capture { readers, stop, tail }
     }
 
+    /// The last lines of its standard error so far: see [`Captured::tail`].
+    pub fn tail(&self) -> Vec<String> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner).lines.iter().cloned().collect()
+    }
+
     /// Once the worker has exited: reads what is left in its pipes, but for no longer than [`PIPE_TAIL`], because a
     /// grandchild may hold them.
     pub async fn finish(self) -> Captured {

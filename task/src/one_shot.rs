@@ -86,7 +86,7 @@ async fn served(
     let socket = Socket::bind(run_dir.fd(), &run_dir.path(), SOCKET).map_err(|error| {
         Failure::RuntimeDir(format!("cannot listen in {}: {error}", run_dir.path().display()))
     })?;
-    let supervisor = Supervisor::start(worker(config, &input), socket, Policy::default(), journal.clone());
+    let supervisor = Supervisor::start(worker(config, &input), socket, Policy::RUN, journal.clone());
     let ended = tokio::select! {
         biased;
         signal = signals.next() => Err(Failure::Signal(signal)),

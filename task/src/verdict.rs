@@ -44,7 +44,7 @@ impl From<&PostMortem> for Death {
         Death {
             generation: death.generation,
             pid: death.pid,
-            cause: death.cause.to_string(),
+            cause: death.why(),
             stderr_tail: death.stderr_tail.clone(),
         }
     }

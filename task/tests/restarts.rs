@@ -15,7 +15,7 @@ use task_host::run_dir::{Base, RunDir, SOCKET};
 use task_host::screen::Screen;
 use task_host::socket::Socket;
 use task_host::spawn::WorkerSpec;
-use task_host::supervisor::{Policy, ServicePhase, Supervisor};
+use task_host::supervisor::{Policy, Restart, ServicePhase, Supervisor};
 use task_proto::stats::{Format, Missing, Query, Source, StatsClient, StatsRequest, StatsResponse};
 
 /// For any event: on a loaded machine everything takes its time.
@@ -66,7 +66,7 @@ async fn begun_by_the_second() {
     let journal = Journal::new(run.run(), Screen::on(None, Level::Error, false));
     let task_rpc = Path::new(env!("CARGO_BIN_EXE_task")).with_file_name("task-rpc");
     assert!(task_rpc.exists(), "{} is not there: run make test, which builds it", task_rpc.display());
-    let policy = Policy { max_restarts: 5, ..Policy::default() };
+    let policy = Policy { restart: Restart::Deaths(5), ..Policy::RUN };
     let supervisor = Supervisor::start(WorkerSpec::new(task_rpc), socket, policy, journal);
     supervisor.ready().await.unwrap();
 

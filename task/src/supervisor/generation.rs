@@ -12,12 +12,14 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, pidfd_send_signal, waitid,
 };
 use task_proto::handshake::{Answer, HandshakeError, Hello, Ready, receive_answer, send_hello};
-use task_proto::limits::{KILL, REAP_RETRY};
+use task_proto::limits::{HEALTH, HEALTH_LATE, KILL, REAP_RETRY};
 use task_proto::scoreboard::Board;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{MissedTickBehavior, interval_at, sleep};
 
+use super::autopsy;
+use super::health::{Health, Sickness};
 use super::post_mortem::{ExitCause, PostMortem};
 use crate::capture::Capture;
 use crate::journal::Journal;
@@ -27,8 +29,12 @@ use crate::watched::Watched;
 
 /// What a generation tells the supervisor's loop.
 pub(super) enum Report {
+    /// There is a process.
+    Spawned(u32),
     /// It serves, and shows what it does on this board.
     Ready(Ready, Arc<Board>),
+    /// It hangs; the autopsy is in the log.
+    Sick,
     /// It shares no protocol with us: what it speaks.
     Refused([u32; 2]),
     /// Its answer made no sense.
@@ -45,7 +51,7 @@ pub(super) struct Generation {
     pub(super) hello: Hello,
     pub(super) socket: Arc<Socket>,
     pub(super) journal: Journal,
-    pub(super) reports: mpsc::Sender<Report>,
+    pub(super) reports: mpsc::Sender<(u64, Report)>,
     /// Signals to send to the worker.
     pub(super) signals: mpsc::Receiver<Signal>,
 }
@@ -70,6 +76,7 @@ impl Generation {
         let board = Arc::new(Board::create()?);
         let mut worker = Worker::watch(self.spec.spawn(stdin).await?)?;
         let name = self.spec.name();
+        self.report(Report::Spawned(worker.pid())).await;
         tracing::info!(pid = worker.pid(), generation, "spawned {name}");
         let (stdout, stderr) = worker.pipes()?;
         let capture = Capture::start(stdout, stderr, &name, worker.pid(), &self.journal);
@@ -79,13 +86,20 @@ impl Generation {
             Ok(()) | Err(HandshakeError::Io(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN)) => {}
             Err(error) => self.report(Report::Malformed(error)).await,
         }
-        let mut answered = false;
+        let (mut answered, mut serves) = (false, false);
+        let (mut health, mut sickness) = (Health::default(), None);
+        let mut looks = interval_at(tokio::time::Instant::now() + HEALTH, HEALTH);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last_look = Instant::now();
         loop {
             tokio::select! {
                 biased;
                 answer = receive(&lifeline), if !answered => {
                     answered = true;
                     if matches!(answer, Ok(Answer::Ready(_))) {
+                        looks.reset();
+                        last_look = Instant::now();
+                        serves = true;
                         tracing::info!("ready in {:.1} ms", started.elapsed().as_secs_f64() * 1e3);
                     }
                     match answer {
@@ -97,6 +111,15 @@ impl Generation {
                     }
                 }
                 Some(signal) = self.signals.recv() => worker.signal(signal),
+                _ = looks.tick(), if serves && sickness.is_none() => {
+                    let late = last_look.elapsed() > HEALTH + HEALTH_LATE;
+                    last_look = Instant::now();
+                    sickness = if late { None } else { board.read().ok().and_then(|seen| health.look(&seen)) };
+                    if let Some(sickness) = &sickness {
+                        self.autopsy(worker.pid(), sickness, &board, &capture);
+                        self.report(Report::Sick).await;
+                    }
+                }
                 exited = worker.pidfd.readable() => {
                     let _ = exited?;
                     break;
@@ -113,6 +136,8 @@ impl Generation {
             generation,
             pid,
             cause,
+            sickness: sickness.as_ref().map(Sickness::to_string),
+            lived: started.elapsed(),
             stderr_tail: captured.tail,
             pipes_closed: captured.closed,
             scoreboard: board.read().ok(),
@@ -121,7 +146,22 @@ impl Generation {
 
     async fn report(&self, report: Report) {
         // The loop outlives its generations; only a runtime that shuts down drops it earlier.
-        let _ = self.reports.send(report).await;
+        let _ = self.reports.send((self.hello.generation, report)).await;
+    }
+
+    /// Logs what the worker is at, while it can still be seen.
+    fn autopsy(&self, pid: u32, sickness: &Sickness, board: &Board, capture: &Capture) {
+        let seen = board.read().ok();
+        tracing::warn!(
+            pid,
+            generation = self.hello.generation,
+            calls = autopsy::calls(seen.as_ref().map_or(&[], |seen| &seen.calls)),
+            threads = autopsy::threads(pid),
+            memory_bytes = autopsy::resident(pid),
+            last_words = capture.tail().join("; "),
+            "{} hangs: {sickness}",
+            self.spec.name(),
+        );
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use signal_hook::low_level::signal_name;
 use task_proto::handshake::{HandshakeError, PROTOCOL};
+use task_proto::limits::SLOTS;
 use task_proto::scoreboard::Snapshot;
 
 /// How a process ended.
@@ -29,6 +30,10 @@ pub struct PostMortem {
     pub pid: u32,
     /// How it ended.
     pub cause: ExitCause,
+    /// Why its host killed it, if it did because the worker hung.
+    pub sickness: Option<String>,
+    /// From spawn to exit.
+    pub lived: Duration,
     /// The last lines of its stderr, oldest first, fit to be shown.
     pub stderr_tail: Vec<String>,
     /// Both its pipes ended. If not, somebody whom it started still holds one.
@@ -83,6 +88,43 @@ pub enum Ended {
     Died(Arc<PostMortem>),
 }
 
+/// Why a hand-over did not come about.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum HandOverError {
+    /// The new worker did not start; the old one goes on.
+    #[error("{0}; the old worker goes on")]
+    Start(Arc<StartFailure>),
+    /// There is nothing to hand over.
+    #[error("{0}")]
+    Ended(Ended),
+}
+
+impl PostMortem {
+    /// How it ended, in words: `killed by SIGABRT`, `exited 3`, `killed by SIGKILL: no heartbeat for 3 s`.
+    pub fn why(&self) -> String {
+        match &self.sickness {
+            Some(sickness) => format!("{}: {sickness}", self.cause),
+            None => self.cause.to_string(),
+        }
+    }
+
+    /// How many bytes of input that cannot be read again this call had read; `None`: it had not begun.
+    pub fn consumed(&self, trace_id: u128) -> Option<u64> {
+        consumed(self.scoreboard.as_ref(), trace_id)
+    }
+}
+
+/// How many bytes of its input a call has read, as far as a scoreboard shows; `None` where it proves that there were
+/// none.
+pub(super) fn consumed(scoreboard: Option<&Snapshot>, trace_id: u128) -> Option<u64> {
+    let Some(scoreboard) = scoreboard else {
+        return Some(0);
+    };
+    let begun = scoreboard.calls.iter().filter(|call| call.trace_id == trace_id && call.consuming);
+    let bytes = begun.map(|call| call.consumed).max();
+    bytes.or_else(|| (scoreboard.calls.len() >= SLOTS).then_some(0))
+}
+
 impl From<ExitStatus> for ExitCause {
     fn from(status: ExitStatus) -> Self {
         status.signal().map_or_else(|| ExitCause::Code(status.code().unwrap_or(-1)), ExitCause::Signal)
@@ -103,7 +145,7 @@ impl fmt::Display for ExitCause {
 
 impl fmt::Display for PostMortem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let PostMortem { generation, pid, cause, .. } = self;
-        write!(f, "the worker (pid {pid}, generation {generation}) {cause}")
+        let PostMortem { generation, pid, .. } = self;
+        write!(f, "the worker (pid {pid}, generation {generation}) {}", self.why())
     }
 }

@@ -1,81 +1,140 @@
 //! What to do next: a pure function from a state and an event to the next state and the actions it asks for.
 //! No clock, no process, no I/O; the one loop in the parent module performs the actions.
 //!
+//! Each worker has a role:
+//!
 //! ```text
-//!             Spawn            Ready
-//!   (new) ──────────► Starting ─────► Serving ──┐ Exited, restarts left: Spawn the next generation
-//!                      │   ▲             │ ◄────┘ (through Starting)
-//!      TimeUp, Refused │   └─────────────┤
-//!               (Kill) ▼                 │ Exited, none left
-//!                  Abandoning            │
-//!                      │ Exited          ▼
-//!                      └──────────────► Ended ◄── SpawnFailed; Exited while Starting
-//!                                        ▲
-//!   any of the above ── Stop ──► Stopping┘ Exited; or TimeUp after Kill
-//!      (Unlink, Terminate)        │  ▲
-//!                                 └──┘ TimeUp, StopNow: Kill
+//!                Ready               a successor is Ready
+//!   Starting ────────────► Serving ───────────────────────► Draining
+//!      │ TimeUp, Refused      │  ▲                              │
+//!      ▼ (Kill)               │  └─ HandOver: its successor is  │
+//!   Abandoned                 │     Starting beside it          │
+//!      │ Exited               │ Exited                          │ Exited
+//!      ▼                      ▼                                 ▼
+//!   failed start           proved? ── no ─► failed start      gone
+//!                             │ yes
+//!                             ▼
+//!                      Spawn the next, at once
 //! ```
+//!
+//! and the service a mode:
+//!
+//! ```text
+//!   Running ── Stop: Unlink, Terminate all ──► Stopping ── the last worker is gone ──► Ended
+//!      │                                          ▲  └─ TimeUp, StopNow: Kill all
+//!      └── no start is left: Unlink ──────────────┘
+//! ```
+//!
+//! A failed start is followed by another, at once and then after a wait that doubles; too many in a row within a
+//! minute end the service. One that cannot get better ends it at once, unless a predecessor still serves.
 
 use std::time::Duration;
 
-use task_proto::limits::{DRAIN, KILL, START};
+use task_proto::limits::{
+    DRAIN, FAILED_STARTS, FAILED_STARTS_WITHIN, KILL, RESTART_BACKOFF, RESTART_BACKOFF_MAX, START,
+};
 
 /// How a supervisor treats its workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// How many workers that had been ready may be replaced after their death.
-    pub max_restarts: u32,
+    /// Which deaths are survived.
+    pub restart: Restart,
     /// From spawn to ready.
     pub start: Duration,
-    /// From SIGTERM to SIGKILL.
+    /// From SIGTERM to SIGKILL, at a stop. A worker that hands over has no such limit: its calls have theirs.
     pub drain: Duration,
 }
 
-impl Default for Policy {
-    fn default() -> Self {
-        Policy { max_restarts: 1, start: START, drain: DRAIN }
-    }
+/// Which deaths of workers a service survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    /// So many of workers that were ready; none of one that was not. For a run that ends anyway.
+    Deaths(u32),
+    /// All, until so many starts in a row have failed within [`FAILED_STARTS_WITHIN`]; with `None` all. A start has
+    /// failed when the worker dies before it has answered a call or lived that long.
+    FailedStarts(Option<u32>),
+}
+
+impl Policy {
+    /// That of a run: one worker is replaced once.
+    pub const RUN: Policy = Policy { restart: Restart::Deaths(1), start: START, drain: DRAIN };
+    /// That of a service that others rely on.
+    pub const SERVICE: Policy = Policy { restart: Restart::FailedStarts(Some(FAILED_STARTS)), ..Policy::RUN };
 }
 
 /// Where a supervisor stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct State {
-    pub(super) phase: Phase,
-    pub(super) generation: u64,
-    restarts: u32,
+    pub(super) mode: Mode,
+    /// The workers that are not gone.
+    workers: Vec<(u64, Role)>,
+    /// The last generation spawned.
+    pub(super) latest: u64,
+    /// Deaths of workers that had been ready.
+    deaths: u32,
+    /// When the starts failed that failed in a row: since the supervisor began.
+    failed: Vec<Duration>,
+    /// A hand-over was asked for that cannot begin yet.
+    again: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Spawned, not yet ready.
-    Starting,
-    /// Ready: calls are answered.
-    Serving,
-    /// It failed to start and was killed; its exit is awaited.
-    Abandoning,
-    /// The stop ladder; its exit is awaited.
-    Stopping { killed: bool },
+pub(super) enum Mode {
+    /// Workers are kept up.
+    Running,
+    /// They are ended.
+    Stopping { killed: bool, outcome: Outcome },
     /// No worker, and none will come.
     Ended,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Spawned, not yet ready.
+    Starting,
+    /// It did not start as it should, and was killed.
+    Abandoned { hopeless: bool },
+    /// Ready: calls are answered.
+    Serving,
+    /// A successor serves; it answers what it was asked.
+    Draining,
 }
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
     /// The worker said that it serves.
-    Ready,
-    /// The worker said that it shares no protocol with us, or something that makes no sense.
-    Refused,
+    Ready(u64),
+    /// The worker said that it shares no protocol with us (which is hopeless), or something that makes no sense.
+    Refused { generation: u64, hopeless: bool },
     /// There is no process: it could not be spawned.
-    SpawnFailed,
-    /// The process is gone, its group killed, itself reaped, its pipes emptied.
-    Exited,
-    /// The wait that was armed last is over.
-    TimeUp,
+    SpawnFailed { generation: u64, hopeless: bool },
+    /// The process is gone, its group killed, itself reaped, its pipes emptied. `proved`: it had answered a call, or
+    /// lived long enough.
+    Exited { generation: u64, proved: bool, hopeless: bool },
+    /// It hangs.
+    Sick(u64),
+    /// The wait that was armed for this is over.
+    TimeUp(Timer),
+    /// Somebody asked for another worker in place of the one that serves.
+    HandOver,
     /// Somebody asked for an orderly end.
     Stop,
     /// Somebody asked for the end, at once.
     StopNow,
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Timer {
+    /// This worker's start.
+    Start(u64),
+    /// This worker's exit after SIGKILL.
+    Kill(u64),
+    /// The next start.
+    Backoff,
+    /// The end of all workers.
+    Stop,
 }
 
 /// What to do.
@@ -83,16 +142,23 @@ pub(super) enum Event {
 pub(super) enum Action {
     /// Start the worker of this generation.
     Spawn(u64),
-    /// Arm the one timer, in place of what it was armed for.
-    Arm(Duration),
-    /// Disarm the timer.
-    Disarm,
+    /// Arm this timer. [`Timer::Backoff`] is to vary at random, so that services which fail together do not start
+    /// together.
+    Arm(Timer, Duration),
+    /// Disarm this timer, if it is armed.
+    Disarm(Timer),
+    /// This worker serves from now on.
+    Serve(u64),
+    /// The hand-over to this worker has failed; its predecessor goes on.
+    KeepOld(u64),
     /// Remove the socket file, so that nobody comes to a service that ends.
     Unlink,
     /// SIGTERM: drain.
-    Terminate,
+    Terminate(u64),
     /// SIGKILL.
-    Kill,
+    Kill(u64),
+    /// It does not die: do without its exit.
+    Forget(u64),
     /// It is over.
     End(Outcome),
 }
@@ -102,7 +168,7 @@ pub(super) enum Action {
 pub(super) enum Outcome {
     /// As asked.
     Stopped,
-    /// A worker never became ready.
+    /// A worker did not start, and there will be no other try.
     StartFailed,
     /// A worker that had been ready died, and no restart was left.
     Died,
@@ -111,141 +177,243 @@ pub(super) enum Outcome {
 impl State {
     /// The first state and how to get there.
     pub(super) fn start(policy: &Policy) -> (State, Vec<Action>) {
-        let state = State { phase: Phase::Starting, generation: 1, restarts: 0 };
-        (state, vec![Action::Spawn(1), Action::Arm(policy.start)])
+        let mut state = State {
+            mode: Mode::Running,
+            workers: Vec::new(),
+            latest: 0,
+            deaths: 0,
+            failed: Vec::new(),
+            again: false,
+        };
+        let actions = state.spawn(policy);
+        (state, actions)
     }
 
-    /// The next state and what to do.
-    pub(super) fn next(self, event: Event, policy: &Policy) -> (State, Vec<Action>) {
-        use Action::{Arm, Disarm, End, Kill, Spawn, Terminate, Unlink};
-        let to = |phase| State { phase, ..self };
-        match (self.phase, event) {
-            (Phase::Starting, Event::Ready) => (to(Phase::Serving), vec![Disarm]),
-            (Phase::Starting, Event::SpawnFailed | Event::Exited) | (Phase::Abandoning, Event::Exited) => {
-                (to(Phase::Ended), vec![Disarm, Unlink, End(Outcome::StartFailed)])
+    /// What this worker is to the service; `None`: it is gone.
+    pub(super) fn role(&self, generation: u64) -> Option<Role> {
+        self.workers.iter().find(|(worker, _)| *worker == generation).map(|(_, role)| *role)
+    }
+
+    /// The worker in this role.
+    pub(super) fn in_role(&self, role: Role) -> Option<u64> {
+        self.workers.iter().find(|(_, of)| *of == role).map(|(worker, _)| *worker)
+    }
+
+    /// A start has failed, and the next is waited for.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.mode == Mode::Running && !self.is_attended()
+    }
+
+    /// Somebody serves, or is about to.
+    fn is_attended(&self) -> bool {
+        self.workers.iter().any(|(_, role)| matches!(role, Role::Starting | Role::Serving))
+    }
+
+    /// How many starts have failed in a row.
+    pub(super) fn failed_starts(&self) -> usize {
+        self.failed.len()
+    }
+
+    /// The next state and what to do. `now` counts from when the supervisor began.
+    #[must_use]
+    pub(super) fn next(mut self, event: Event, now: Duration, policy: &Policy) -> (State, Vec<Action>) {
+        let actions = match self.mode {
+            Mode::Running => self.run(event, now, policy),
+            Mode::Stopping { killed, outcome } => self.wind_up(event, killed, outcome),
+            Mode::Ended => Vec::new(),
+        };
+        (self, actions)
+    }
+
+    fn run(&mut self, event: Event, now: Duration, policy: &Policy) -> Vec<Action> {
+        match event {
+            Event::Ready(generation) if self.role(generation) == Some(Role::Starting) => {
+                let mut actions = vec![Action::Disarm(Timer::Start(generation)), Action::Serve(generation)];
+                if let Some(predecessor) = self.in_role(Role::Serving) {
+                    self.assign(predecessor, Role::Draining);
+                    actions.push(Action::Terminate(predecessor));
+                }
+                self.assign(generation, Role::Serving);
+                actions.extend(self.begin_hand_over(policy));
+                actions
             }
-            (Phase::Starting, Event::Refused | Event::TimeUp) => {
-                (to(Phase::Abandoning), vec![Kill, Arm(KILL)])
+            Event::Refused { generation, hopeless } if self.role(generation) == Some(Role::Starting) => {
+                self.abandon(generation, hopeless)
             }
-            (Phase::Abandoning, Event::TimeUp) => (to(Phase::Ended), vec![Unlink, End(Outcome::StartFailed)]),
-            (Phase::Serving, Event::Exited) if self.restarts < policy.max_restarts => {
-                let next = State {
-                    phase: Phase::Starting,
-                    generation: self.generation + 1,
-                    restarts: self.restarts + 1,
-                };
-                (next, vec![Spawn(next.generation), Arm(policy.start)])
+            Event::TimeUp(Timer::Start(generation)) if self.role(generation) == Some(Role::Starting) => {
+                self.abandon(generation, false)
             }
-            (Phase::Serving, Event::Exited) => (to(Phase::Ended), vec![Unlink, End(Outcome::Died)]),
-            (Phase::Starting | Phase::Serving, Event::Stop) => {
-                (to(Phase::Stopping { killed: false }), vec![Unlink, Terminate, Arm(policy.drain)])
+            Event::SpawnFailed { generation, hopeless } => {
+                self.gone(generation, false, hopeless, now, policy)
             }
-            (Phase::Abandoning, Event::Stop | Event::StopNow) => {
-                (to(Phase::Stopping { killed: true }), vec![Unlink, Arm(KILL)])
+            Event::Exited { generation, proved, hopeless } => {
+                self.gone(generation, proved, hopeless, now, policy)
             }
-            (Phase::Starting | Phase::Serving, Event::StopNow)
-            | (Phase::Stopping { killed: false }, Event::StopNow | Event::TimeUp) => {
-                (to(Phase::Stopping { killed: true }), vec![Unlink, Kill, Arm(KILL)])
+            Event::TimeUp(Timer::Kill(generation)) if self.role(generation).is_some() => {
+                let mut actions = vec![Action::Forget(generation)];
+                actions.extend(self.gone(generation, true, false, now, policy));
+                actions
             }
-            (Phase::Stopping { .. }, Event::Exited | Event::SpawnFailed)
-            | (Phase::Stopping { killed: true }, Event::TimeUp) => {
-                (to(Phase::Ended), vec![Disarm, End(Outcome::Stopped)])
+            Event::Sick(generation) if self.role(generation).is_some() => {
+                vec![Action::Kill(generation), Action::Arm(Timer::Kill(generation), KILL)]
             }
-            // A worker that is on its way out may still say that it is ready; a second Stop changes nothing.
-            (Phase::Stopping { .. }, Event::Ready | Event::Refused | Event::Stop | Event::StopNow)
-            | (Phase::Abandoning, Event::Ready | Event::Refused | Event::SpawnFailed)
-            | (Phase::Serving, Event::Ready | Event::Refused | Event::SpawnFailed | Event::TimeUp)
-            | (Phase::Ended, _) => (self, Vec::new()),
+            Event::TimeUp(Timer::Backoff) if !self.is_attended() => self.spawn(policy),
+            Event::HandOver if !self.is_attended() => {
+                let mut actions = vec![Action::Disarm(Timer::Backoff)];
+                actions.extend(self.spawn(policy));
+                actions
+            }
+            Event::HandOver => {
+                self.again = true;
+                self.begin_hand_over(policy)
+            }
+            Event::Stop => self.stop(false, Outcome::Stopped, policy),
+            Event::StopNow => self.stop(true, Outcome::Stopped, policy),
+            // Late news of a worker that has another role by now, or none.
+            Event::Ready(_) | Event::Refused { .. } | Event::Sick(_) | Event::TimeUp(_) => Vec::new(),
         }
+    }
+
+    fn spawn(&mut self, policy: &Policy) -> Vec<Action> {
+        self.latest += 1;
+        self.workers.push((self.latest, Role::Starting));
+        vec![Action::Spawn(self.latest), Action::Arm(Timer::Start(self.latest), policy.start)]
+    }
+
+    fn assign(&mut self, generation: u64, role: Role) {
+        if let Some((_, of)) = self.workers.iter_mut().find(|(worker, _)| *worker == generation) {
+            *of = role;
+        }
+    }
+
+    /// One hand-over at a time: only where nobody but the one that serves is left.
+    fn begin_hand_over(&mut self, policy: &Policy) -> Vec<Action> {
+        let alone = self.workers.len() == 1 && self.in_role(Role::Serving).is_some();
+        if alone && std::mem::take(&mut self.again) { self.spawn(policy) } else { Vec::new() }
+    }
+
+    fn abandon(&mut self, generation: u64, hopeless: bool) -> Vec<Action> {
+        self.assign(generation, Role::Abandoned { hopeless });
+        vec![
+            Action::Disarm(Timer::Start(generation)),
+            Action::Kill(generation),
+            Action::Arm(Timer::Kill(generation), KILL),
+        ]
+    }
+
+    fn gone(
+        &mut self,
+        generation: u64,
+        proved: bool,
+        hopeless: bool,
+        now: Duration,
+        policy: &Policy,
+    ) -> Vec<Action> {
+        let Some(role) = self.role(generation) else { return Vec::new() };
+        self.workers.retain(|(worker, _)| *worker != generation);
+        let mut actions =
+            vec![Action::Disarm(Timer::Start(generation)), Action::Disarm(Timer::Kill(generation))];
+        let (ready, hopeless) = match role {
+            Role::Starting => (false, hopeless),
+            Role::Abandoned { hopeless: refused } => (false, hopeless || refused),
+            Role::Serving | Role::Draining => (true, false),
+        };
+        actions.extend(match role {
+            Role::Draining => self.begin_hand_over(policy),
+            Role::Starting | Role::Abandoned { .. } if self.in_role(Role::Serving).is_some() => {
+                let mut actions = vec![Action::KeepOld(generation)];
+                actions.extend(self.begin_hand_over(policy));
+                actions
+            }
+            // Another is on its way already.
+            _ if self.is_attended() => Vec::new(),
+            _ => match policy.restart {
+                Restart::Deaths(most) if ready && self.deaths < most => {
+                    self.deaths += 1;
+                    self.spawn(policy)
+                }
+                Restart::Deaths(_) if ready => self.stop(false, Outcome::Died, policy),
+                Restart::FailedStarts(_) if ready && proved => {
+                    self.failed.clear();
+                    self.spawn(policy)
+                }
+                Restart::FailedStarts(most) if !hopeless => self.failed_start(now, most, policy),
+                _ => self.stop(false, Outcome::StartFailed, policy),
+            },
+        });
+        actions
+    }
+
+    fn failed_start(&mut self, now: Duration, most: Option<u32>, policy: &Policy) -> Vec<Action> {
+        self.failed.push(now);
+        let kept = most.map_or(0, |most| most as usize).max(64);
+        self.failed.drain(..self.failed.len().saturating_sub(kept));
+        let in_a_row = self.failed.len();
+        if let Some(most) = most.map(|most| (most as usize).max(1))
+            && in_a_row >= most
+            && now.saturating_sub(self.failed[in_a_row - most]) <= FAILED_STARTS_WITHIN
+        {
+            return self.stop(false, Outcome::StartFailed, policy);
+        }
+        match in_a_row.checked_sub(2) {
+            None => self.spawn(policy),
+            Some(doublings) => {
+                let factor = 2_u32.saturating_pow(doublings.try_into().unwrap_or(u32::MAX));
+                let wait = RESTART_BACKOFF.saturating_mul(factor).min(RESTART_BACKOFF_MAX);
+                vec![Action::Arm(Timer::Backoff, wait)]
+            }
+        }
+    }
+
+    fn stop(&mut self, now: bool, outcome: Outcome, policy: &Policy) -> Vec<Action> {
+        self.mode = Mode::Stopping { killed: now, outcome };
+        let mut actions = vec![Action::Unlink, Action::Disarm(Timer::Backoff)];
+        for (generation, role) in &self.workers {
+            actions.push(Action::Disarm(Timer::Start(*generation)));
+            match role {
+                _ if now => actions.push(Action::Kill(*generation)),
+                Role::Starting | Role::Serving => actions.push(Action::Terminate(*generation)),
+                Role::Draining | Role::Abandoned { .. } => {}
+            }
+        }
+        actions.push(Action::Arm(Timer::Stop, if now { KILL } else { policy.drain }));
+        actions.extend(self.ended(outcome));
+        actions
+    }
+
+    fn wind_up(&mut self, event: Event, killed: bool, outcome: Outcome) -> Vec<Action> {
+        match event {
+            Event::Exited { generation, .. } | Event::SpawnFailed { generation, .. } => {
+                self.workers.retain(|(worker, _)| *worker != generation);
+                self.ended(outcome)
+            }
+            Event::TimeUp(Timer::Stop) if killed => {
+                let mut actions: Vec<_> =
+                    self.workers.drain(..).map(|(generation, _)| Action::Forget(generation)).collect();
+                actions.extend(self.ended(outcome));
+                actions
+            }
+            Event::StopNow | Event::TimeUp(Timer::Stop) if !killed => {
+                self.mode = Mode::Stopping { killed: true, outcome };
+                let mut actions: Vec<_> =
+                    self.workers.iter().map(|(generation, _)| Action::Kill(*generation)).collect();
+                actions.push(Action::Arm(Timer::Stop, KILL));
+                actions
+            }
+            Event::Sick(generation) if self.role(generation).is_some() => vec![Action::Kill(generation)],
+            // A worker that is on its way out may still say that it is ready; a second Stop changes nothing.
+            _ => Vec::new(),
+        }
+    }
+
+    fn ended(&mut self, outcome: Outcome) -> Vec<Action> {
+        if !self.workers.is_empty() {
+            return Vec::new();
+        }
+        self.mode = Mode::Ended;
+        vec![Action::Disarm(Timer::Stop), Action::End(outcome)]
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const POLICY: Policy =
-        Policy { max_restarts: 1, start: Duration::from_secs(10), drain: Duration::from_secs(9) };
-    const EVENTS: [Event; 7] = [
-        Event::Ready,
-        Event::Refused,
-        Event::SpawnFailed,
-        Event::Exited,
-        Event::TimeUp,
-        Event::Stop,
-        Event::StopNow,
-    ];
-
-    fn after(events: &[Event]) -> (State, Vec<Action>) {
-        events.iter().fold(State::start(&POLICY), |(state, _), event| state.next(*event, &POLICY))
-    }
-
-    #[test]
-    fn a_worker_that_served_is_replaced_at_once_and_once() {
-        let (state, actions) = after(&[Event::Ready, Event::Exited]);
-        assert_eq!((state.phase, state.generation), (Phase::Starting, 2));
-        assert_eq!(actions, [Action::Spawn(2), Action::Arm(POLICY.start)]);
-        let (state, actions) = after(&[Event::Ready, Event::Exited, Event::Ready, Event::Exited]);
-        assert_eq!(state.phase, Phase::Ended);
-        assert!(actions.contains(&Action::End(Outcome::Died)));
-    }
-
-    #[test]
-    fn a_worker_that_exits_before_ready_fails_the_start_at_once() {
-        let (state, actions) = after(&[Event::Exited]);
-        assert_eq!(state.phase, Phase::Ended);
-        assert!(actions.contains(&Action::End(Outcome::StartFailed)));
-    }
-
-    #[test]
-    fn a_worker_that_never_gets_ready_is_killed_and_reaped_before_the_end() {
-        let (state, actions) = after(&[Event::TimeUp]);
-        assert_eq!((state.phase, actions[0]), (Phase::Abandoning, Action::Kill));
-        let (_, actions) = state.next(Event::Exited, &POLICY);
-        assert!(actions.contains(&Action::End(Outcome::StartFailed)));
-    }
-
-    #[test]
-    fn the_stop_ladder_is_unlink_then_term_then_kill() {
-        let (state, actions) = after(&[Event::Ready, Event::Stop]);
-        assert_eq!(actions, [Action::Unlink, Action::Terminate, Action::Arm(POLICY.drain)]);
-        for last_straw in [Event::TimeUp, Event::StopNow] {
-            let (state, actions) = state.next(last_straw, &POLICY);
-            assert!(actions.contains(&Action::Kill), "{last_straw:?}");
-            assert_eq!(state.next(Event::Exited, &POLICY).1, [Action::Disarm, Action::End(Outcome::Stopped)]);
-        }
-    }
-
-    #[test]
-    fn a_worker_that_dies_while_it_is_stopped_is_not_replaced() {
-        assert_eq!(after(&[Event::Ready, Event::Stop, Event::Exited]).0.phase, Phase::Ended);
-    }
-
-    /// Every sequence of six events: one end at most, nothing after it, the socket gone by then, and no spawn once
-    /// a stop was asked for.
-    #[test]
-    fn no_sequence_of_events_breaks_an_invariant() {
-        let mut sequences = vec![vec![]];
-        for _ in 0..6 {
-            sequences = sequences
-                .iter()
-                .flat_map(|sequence: &Vec<Event>| EVENTS.iter().map(move |e| [&sequence[..], &[*e]].concat()))
-                .collect();
-        }
-        for sequence in sequences {
-            let (mut state, mut actions) = State::start(&POLICY);
-            let (mut asked, mut unlinked, mut ends) = (false, false, 0);
-            for event in &sequence {
-                asked |= matches!(event, Event::Stop | Event::StopNow);
-                let ended = state.phase == Phase::Ended;
-                (state, actions) = state.next(*event, &POLICY);
-                assert!(!ended || actions.is_empty(), "{sequence:?}");
-                unlinked |= actions.contains(&Action::Unlink);
-                ends += actions.iter().filter(|a| matches!(a, Action::End(_))).count();
-                assert!(!(asked && actions.iter().any(|a| matches!(a, Action::Spawn(_)))), "{sequence:?}");
-                assert!(state.phase != Phase::Ended || unlinked, "{sequence:?}");
-            }
-            assert_eq!(ends, usize::from(state.phase == Phase::Ended), "{sequence:?} {actions:?}");
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,141 @@
+//! Whether a worker is alive: its I/O loop beats, and the calls that compute get further. Pure; whoever looks brings
+//! the scoreboard.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use task_proto::crash::TraceId;
+use task_proto::limits::{HEALTH, HEALTH_MISSES};
+use task_proto::scoreboard::{Activity, Call, Snapshot};
+
+/// What was seen of one worker so far.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    heartbeat: Option<u64>,
+    /// Looks in a row at which the heart had not beaten.
+    silent: u32,
+    /// The calls that compute, by trace id, start and method: their last progress, and the looks in a row without any.
+    computing: HashMap<(u128, u64, String), (u64, u32)>,
+}
+
+/// Why a worker is to be replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Sickness {
+    /// Its I/O loop does not run.
+    NoHeartbeat,
+    /// A call computes without getting further.
+    Stuck { method: String, trace_id: TraceId },
+}
+
+impl Health {
+    /// One look, [`HEALTH`] after the one before.
+    pub(super) fn look(&mut self, seen: &Snapshot) -> Option<Sickness> {
+        self.silent = if self.heartbeat == Some(seen.heartbeat) { self.silent + 1 } else { 0 };
+        self.heartbeat = Some(seen.heartbeat);
+        let computing = seen.calls.iter().filter(|call| call.activity == Activity::Computing);
+        let looked = |call: &Call| {
+            let key = (call.trace_id, call.started, call.method.clone());
+            let misses = match self.computing.get(&key) {
+                Some((progressed, misses)) if *progressed == call.progressed => misses + 1,
+                _ => 0,
+            };
+            (key, (call.progressed, misses))
+        };
+        self.computing = computing.map(looked).collect();
+        if self.silent >= HEALTH_MISSES {
+            return Some(Sickness::NoHeartbeat);
+        }
+        let stuck = self.computing.iter().find(|(_, (_, misses))| *misses >= HEALTH_MISSES);
+        stuck.map(|((trace_id, _, method), _)| Sickness::Stuck {
+            method: method.clone(),
+            trace_id: TraceId(*trace_id),
+        })
+    }
+}
+
+impl fmt::Display for Sickness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = HEALTH.as_secs() * u64::from(HEALTH_MISSES);
+        match self {
+            Sickness::NoHeartbeat => write!(f, "no heartbeat for {seconds} s"),
+            Sickness::Stuck { method, trace_id } => {
+                write!(f, "{method} has computed for {seconds} s without progress (trace {trace_id})")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use task_proto::scoreboard::{Board, CallSlot, Scores};
+
+    /// A worker and how the host sees it.
+    struct Patient {
+        board: Board,
+        scores: Scores,
+        health: Health,
+    }
+
+    impl Patient {
+        fn new() -> Self {
+            let board = Board::create().unwrap();
+            let scores = Scores::map(board.fd()).unwrap();
+            Patient { board, scores, health: Health::default() }
+        }
+
+        fn look(&mut self) -> Option<Sickness> {
+            self.health.look(&self.board.read().unwrap())
+        }
+
+        fn computes(&self) -> CallSlot {
+            let slot = self.scores.begin("Stats.median", 7);
+            slot.progress().enter(Activity::Computing);
+            slot
+        }
+    }
+
+    #[test]
+    fn a_heart_that_misses_three_looks_is_dead_and_one_beat_between_is_enough() {
+        let mut patient = Patient::new();
+        assert_eq!([patient.look(), patient.look(), patient.look()], [None, None, None]);
+        assert_eq!(patient.look(), Some(Sickness::NoHeartbeat));
+        patient.scores.tick();
+        assert_eq!([patient.look(), patient.look(), patient.look()], [None, None, None]);
+    }
+
+    #[test]
+    fn a_call_that_computes_must_get_further() {
+        let mut patient = Patient::new();
+        let slot = patient.computes();
+        let mut looks = Vec::new();
+        for _ in 0..4 {
+            patient.scores.tick();
+            looks.push(patient.look());
+        }
+        assert_eq!(looks[..3], [None, None, None]);
+        assert!(
+            matches!(&looks[3], Some(Sickness::Stuck { method, .. }) if method == "Stats.median"),
+            "{looks:?}"
+        );
+        for _ in 0..9 {
+            patient.scores.tick();
+            std::thread::sleep(std::time::Duration::from_nanos(1)); // so that the clock moves on
+            slot.progress().tick();
+            assert_eq!(patient.look(), None);
+        }
+    }
+
+    #[test]
+    fn calls_that_wait_and_calls_that_follow_one_another_are_not_taken_for_one_that_hangs() {
+        let mut patient = Patient::new();
+        let waits = patient.scores.begin("Stats.mean", 1);
+        waits.progress().enter(Activity::Waiting);
+        let _runs = patient.scores.begin("Stats.mean", 2);
+        for _ in 0..9 {
+            patient.scores.tick();
+            let _next = patient.computes();
+            assert_eq!(patient.look(), None);
+        }
+    }
+}
