@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::limits::{METHOD, SLOTS};
 pub use scores::{CallSlot, ConnectionSlot, Progress, Scores};
 
-const MAGIC: u64 = u64::from_le_bytes(*b"taskscr1");
+const MAGIC: u64 = u64::from_le_bytes(*b"taskscr2");
 const WORD: usize = size_of::<u64>();
 /// No size may change under a reader or under the map: that is what rules out SIGBUS.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);

@@ -9,15 +9,17 @@ use futures::StreamExt as _;
 use signal_hook::consts::SIGTERM;
 use tarpc::server::{BaseChannel, Channel as _};
 use task_proto::handshake::{Answer, PROTOCOL, Ready, Sandbox, receive_hello, send_answer};
-use task_proto::limits::Limits;
+use task_proto::limits::{HEARTBEAT, Limits};
 use task_proto::number::Number;
+use task_proto::scoreboard::Scores;
 use task_proto::stats::{Mean, StatsRequest, StatsResponse};
 use task_proto::wire::{self, FdStream};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     signal_hook::flag::register(SIGTERM, Arc::new(AtomicBool::new(false)))?;
     let stdin = rustix::stdio::stdin();
-    let (hello, listener, _board) = receive_hello(stdin)?;
+    let (hello, listener, board) = receive_hello(stdin)?;
+    let scores = Scores::map(board)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let listener = UnixListener::from(listener);
@@ -30,9 +32,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             sandbox: Sandbox::None,
         };
         send_answer(stdin, &Answer::Ready(ready))?;
+        // It lives: its heart beats as long as it runs.
+        let mut beats = tokio::time::interval(HEARTBEAT);
         loop {
-            let (stream, _) = listener.accept().await?;
-            answer(stream, &hello.limits).await;
+            tokio::select! {
+                _ = beats.tick() => scores.tick(),
+                accepted = listener.accept() => {
+                    let limits = hello.limits.clone();
+                    tokio::spawn(async move { answer(accepted?.0, &limits).await; Ok::<_, std::io::Error>(()) });
+                }
+            }
         }
     })
 }

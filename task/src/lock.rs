@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::fs::{
-    AtFlags, FileType, FlockOperation, Mode, OFlags, fchmod, flock, fstat, ftruncate, openat, statat, unlinkat,
+    AtFlags, FileType, FlockOperation, Mode, OFlags, fchmod, flock, fstat, ftruncate, openat, statat,
+    unlinkat,
 };
 use rustix::io::{Errno, pread, pwrite};
 use rustix::process::{Pid, test_kill_process};
@@ -135,9 +136,14 @@ impl fmt::Display for Holder {
 fn holder(file: impl AsFd) -> Holder {
     let mut text = [0; PID_TEXT];
     let length = pread(file, &mut text, 0).unwrap_or(0);
-    let pid = str::from_utf8(&text[..length]).ok().and_then(|text| text.trim().parse::<i32>().ok()).and_then(Pid::from_raw);
+    let pid = str::from_utf8(&text[..length])
+        .ok()
+        .and_then(|text| text.trim().parse::<i32>().ok())
+        .and_then(Pid::from_raw);
     match pid {
-        Some(pid) if test_kill_process(pid) != Err(Errno::SRCH) => Holder::Pid(pid.as_raw_nonzero().get() as u32),
+        Some(pid) if test_kill_process(pid) != Err(Errno::SRCH) => {
+            Holder::Pid(pid.as_raw_nonzero().get() as u32)
+        }
         _ => Holder::Unknown,
     }
 }
