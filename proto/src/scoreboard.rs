@@ -174,10 +174,11 @@ pub struct Call {
 }
 
 /// What a call is at, as far as its code says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Activity {
     /// It executes.
+    #[default]
     Running,
     /// It computes, and ticks while it does: one that does not is taken to hang.
     Computing,

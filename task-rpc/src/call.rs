@@ -8,6 +8,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use tarpc::context::Context;
 use tarpc::server::Serve;
 use tarpc::{RequestName, ServerError};
+use task_proto::crash::TraceId;
 use task_proto::limits::SLOW_CALL;
 use task_proto::scoreboard::CallSlot;
 use tracing::Level;
@@ -27,16 +28,23 @@ impl<S: Serve> Serve for Observed<S> {
     type Resp = S::Resp;
 
     async fn serve(self, context: Context, request: S::Req) -> Result<S::Resp, ServerError> {
-        let trace_id = match u128::from(context.trace_context.trace_id) {
+        let trace_id = TraceId(match u128::from(context.trace_context.trace_id) {
             0 => drawn(),
             given => given,
-        };
-        let slot = self.shared.scores.begin(request.name(), trace_id);
+        });
+        let Shared { scores, blamed, calls: level, .. } = &*self.shared;
+        let slot = scores.begin(request.name(), trace_id.0);
         let progress = slot.progress();
-        let level = self.shared.calls;
         let name = request.name().to_owned();
-        let mut call = Call { slot, name, trace_id, deadline: context.deadline, level, answered: false };
-        let answer = progress.clone().scope(self.service.serve(context, request)).await;
+        let mut call =
+            Call { slot, name, trace_id, deadline: context.deadline, level: *level, answered: false };
+        let answer = if let Some(crash) = blamed.sentence(trace_id) {
+            tracing::warn!(log.target = "worker", %crash, %trace_id, "not executed: workers died of this call");
+            Err(crash.to_error())
+        } else {
+            let _turn = blamed.turn(trace_id, &progress).await;
+            progress.clone().scope(self.service.serve(context, request)).await
+        };
         if answer.is_err() {
             progress.fail();
         }
@@ -57,7 +65,7 @@ fn drawn() -> u128 {
 struct Call {
     slot: CallSlot,
     name: String,
-    trace_id: u128,
+    trace_id: TraceId,
     deadline: Instant,
     level: CallLevel,
     answered: bool,
@@ -105,7 +113,7 @@ macro_rules! log_at {
                 method,
                 count = self.slot.count(),
                 us,
-                trace_id = %format_args!("{:032x}", self.trace_id),
+                trace_id = %self.trace_id,
                 "{message}"
             );
         }

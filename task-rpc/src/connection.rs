@@ -20,6 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
+use crate::blamed::Blamed;
 use crate::call::Observed;
 use crate::log::CallLevel;
 
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) greeting: Greeting,
     pub(crate) scores: Scores,
     pub(crate) calls: CallLevel,
+    pub(crate) blamed: Blamed,
 }
 
 /// What a connection hears that speaks no protocol of this socket.

@@ -25,6 +25,7 @@
 //! computes on threads of its own. Statistics are the business of [`engine`] and of the binary.
 
 mod accept;
+mod blamed;
 mod call;
 mod connection;
 pub mod engine;

@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
+use crate::blamed::Blamed;
 use crate::connection::{Connection, Shared};
 use crate::error::{Context, WorkerError};
 use crate::log::CallLevel;
@@ -89,12 +90,13 @@ where
     // Here the sandbox takes the files away; the lifeline needs none, but its thread must be under it.
     lifeline::watch().context("cannot start the lifeline")?;
     let runtime = runtime()?;
-    let Hello { instance, generation, .. } = start.hello;
-    let shared = shared(limits, Greeting { instance, generation }, start.scores, calls);
+    let Hello { instance, generation, socket, suspects, condemned, .. } = start.hello;
+    let greeting = Greeting { instance, generation };
+    let shared = shared(limits, greeting, start.scores, calls, Blamed::new(suspects, condemned));
     LocalSet::new().block_on(&runtime, async {
         let mut ends = Ends::of_host().context("cannot hear signals")?;
         let listener = listener(start.listener)?;
-        tracing::info!(log.target = "worker", socket = start.hello.socket, "serving {name}");
+        tracing::info!(log.target = "worker", socket, "serving {name}");
         // Here the sandbox takes the system calls away.
         supervised::ready(start.protocol)?;
         let end = async {
@@ -122,7 +124,7 @@ where
         Board::create().and_then(|board| Scores::map(board.fd())).context("cannot make the scoreboard")?;
     let runtime = runtime()?;
     let nobody = Greeting { instance: String::new(), generation: 0 };
-    let shared = shared(limits, nobody, scores, calls);
+    let shared = shared(limits, nobody, scores, calls, Blamed::default());
     LocalSet::new().block_on(&runtime, async {
         // Before the socket is there: a signal from then on must find somebody who removes it.
         let mut ends = Ends::of_people().context("cannot hear signals")?;
@@ -163,8 +165,14 @@ fn listener(listener: UnixListener) -> Result<tokio::net::UnixListener, WorkerEr
     tokio::net::UnixListener::from_std(listener).context("cannot use the listener")
 }
 
-fn shared(limits: Limits, greeting: Greeting, scores: Scores, calls: CallLevel) -> Rc<Shared> {
-    Rc::new(Shared { limits: Arc::new(limits), greeting, scores, calls })
+fn shared(
+    limits: Limits,
+    greeting: Greeting,
+    scores: Scores,
+    calls: CallLevel,
+    blamed: Blamed,
+) -> Rc<Shared> {
+    Rc::new(Shared { limits: Arc::new(limits), greeting, scores, calls, blamed })
 }
 
 fn drained(shared: &Shared) {

@@ -2,16 +2,20 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use futures::{SinkExt, StreamExt};
 use rustix::process::Signal;
 use support::{Host, client, context, numbers, on_a_pipe, refused, shown, task_rpc};
+use tarpc::client::RpcError;
 use tarpc::{ClientMessage, Request};
+use task_proto::crash::{Condemned, Crash, TraceId};
 use task_proto::handshake::{Answer, EXIT_REFUSED, Hello, PROTOCOL};
 use task_proto::limits::Limits;
-use task_proto::stats::{StatsRequest, StatsResponse};
+use task_proto::scoreboard::{Activity, Snapshot};
+use task_proto::stats::{Format, Query, Source, StatsClient, StatsRequest, StatsResponse};
 use task_proto::wire::{self, FdStream, Greeting};
 use tokio::io::AsyncWriteExt;
 
@@ -192,4 +196,95 @@ async fn calls_of_a_client_without_trace_ids_get_one_each_on_the_scoreboard_and_
         let id = format!(r#""trace_id":"{id:032x}""#);
         assert!(lines.iter().any(|line| line.contains(&id)), "{id} in {lines:?}");
     }
+}
+
+/// A context with this trace id.
+fn traced(trace_id: u128) -> tarpc::context::Context {
+    let mut context = context();
+    context.trace_context.trace_id = trace_id.into();
+    context
+}
+
+#[tokio::test]
+async fn a_condemned_call_is_answered_with_its_crash_and_not_executed() {
+    let mut host = Host::spawn(|_| {});
+    let crash =
+        Crash { generation: 2, cause: "killed by SIGABRT".into(), stderr_tail: vec!["last words".into()] };
+    let condemned = vec![Condemned { trace_id: TraceId(0xbad), crash: crash.clone() }];
+    host.greet(&Hello { condemned, ..host.hello() }).unwrap();
+    let (client, outgoing) = client(&host.socket).await;
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(b"1 2").unwrap();
+    drop(writer);
+    let attached = outgoing.push(Arc::new(reader.try_clone().unwrap().into()));
+    let query = Query { sources: vec![Source::Attached { attached, format: Format::Text }], ..numbers([]) };
+    match client.mean(traced(0xbad), query.clone()).await {
+        Err(RpcError::Server(error)) => assert_eq!(Crash::from_error(&error), Some(crash)),
+        other => panic!("{other:?}"),
+    }
+    let line = host.process.wait_for("not executed");
+    assert!(line.contains(&TraceId(0xbad).to_string()) && line.contains("killed by SIGABRT"), "{line}");
+    let seen = host.board.read().unwrap();
+    assert_eq!((seen.calls_total, seen.calls_failed, seen.calls.len()), (1, 1, 0));
+    // Any other call goes on, and finds the input untouched.
+    assert!(support::readable(&reader));
+    assert_eq!(client.mean(traced(0xbae), query).await.unwrap().unwrap().count, 2);
+    assert_eq!(reader.read(&mut [0]).unwrap(), 0);
+}
+
+#[tokio::test]
+async fn suspects_take_turns_and_nobody_else_waits_for_them() {
+    let host = Host::spawn(|_| {});
+    host.greet(&Hello { suspects: vec![TraceId(1), TraceId(2), TraceId(3)], ..host.hello() }).unwrap();
+    // Of two connections: the turn is the process's.
+    let (one, outgoing_of_one) = client(&host.socket).await;
+    let (other, outgoing_of_other) = client(&host.socket).await;
+    let activity = |seen: &Snapshot, trace_id: u128| {
+        seen.calls.iter().find(|call| call.trace_id == trace_id).map(|call| (call.activity, call.consumed))
+    };
+    let call = |client: &StatsClient, outgoing, trace_id| {
+        let (client, (query, writer)) = (client.clone(), on_a_pipe(outgoing));
+        (tokio::spawn(async move { client.mean(traced(trace_id), query).await }), writer)
+    };
+    let (first, mut first_input) = call(&one, &outgoing_of_one, 1);
+    shown(&host, |seen| activity(seen, 1) == Some((Activity::Waiting, 0))).await;
+    let (second, mut second_input) = call(&other, &outgoing_of_other, 2);
+    second_input.write_all(b"1 2").unwrap();
+    shown(&host, |seen| activity(seen, 2) == Some((Activity::Held, 0))).await;
+    let (third, _third_input) = call(&other, &outgoing_of_other, 3);
+    shown(&host, |seen| activity(seen, 3) == Some((Activity::Held, 0))).await;
+    // One that is cancelled while it is held takes no turn.
+    third.abort();
+    shown(&host, |seen| activity(seen, 3).is_none()).await;
+    let (innocent, mut input) = call(&other, &outgoing_of_other, 9);
+    input.write_all(b"7").unwrap();
+    drop(input);
+    assert_eq!(innocent.await.unwrap().unwrap().unwrap().count, 1);
+    assert_eq!(activity(&host.board.read().unwrap(), 2), Some((Activity::Held, 0)), "it is still held");
+    first_input.write_all(b"1").unwrap();
+    drop(first_input);
+    assert_eq!(first.await.unwrap().unwrap().unwrap().count, 1);
+    drop(second_input);
+    assert_eq!(second.await.unwrap().unwrap().unwrap().count, 2);
+}
+
+#[tokio::test]
+async fn a_call_shows_whether_it_waits_for_its_input_or_computes() {
+    let host = Host::start();
+    let (client, outgoing) = client(&host.socket).await;
+    let (query, mut writer) = on_a_pipe(&outgoing);
+    let call = tokio::spawn({
+        let (client, query) = (client.clone(), query.clone());
+        async move { client.mean(context(), query).await }
+    });
+    let at = |activity| move |seen: &Snapshot| seen.calls.iter().any(|call| call.activity == activity);
+    shown(&host, at(Activity::Waiting)).await;
+    let text: String = (0..500_000).map(|number| format!("{}\n", number * 1_000_003_u64 % 500_000)).collect();
+    let writing = std::thread::spawn(move || writer.write_all(text.as_bytes()).unwrap());
+    assert_eq!(call.await.unwrap().unwrap().unwrap().count, 500_000);
+    writing.join().unwrap();
+    // Of numbers that have been read: it sorts and merges them.
+    let call = tokio::spawn(async move { client.median(context(), query).await });
+    shown(&host, at(Activity::Computing)).await;
+    assert_eq!(call.await.unwrap().unwrap().unwrap().count, 500_000);
 }

@@ -10,6 +10,7 @@ use task_proto::fault::{Fault, FaultKind};
 use task_proto::limits::{IN_PLACE, INGESTS};
 use task_proto::number::Number;
 use task_proto::numbers::Numbers;
+use task_proto::scoreboard::Activity;
 use task_proto::stats::{Format, Query, Source};
 use task_proto::text::Scanner;
 
@@ -137,6 +138,7 @@ impl Ingests {
     fn compute(&self, query: Arc<Counted>, job: Work<Data>) {
         let engine = self.engine.clone();
         self.engine.pool.run(move || {
+            job.enter(Activity::Computing);
             let mut collector = Collector::new(&engine.budget, query.query.missing);
             let outcome = collect_inline(&mut collector, &query.query, || job.checkpoint())
                 .and_then(|()| collector.finish())

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use task_proto::fault::Fault;
 use task_proto::limits::IN_PLACE;
 use task_proto::number::Number;
+use task_proto::scoreboard::Activity;
 
 pub use budget::{Budget, Lease};
 pub use ingest::{Ingests, no_attachment};
@@ -94,6 +95,7 @@ impl Data {
         let data = Arc::clone(self);
         let start = |job: shared::Work<T>| {
             self.engine.pool.run(move || {
+                job.enter(Activity::Computing);
                 let outcome = job.checkpoint().and_then(|()| work(&data, &|| job.checkpoint()));
                 // Before the answer: whoever gets it may expect the memory back.
                 drop(data);

@@ -14,7 +14,7 @@ use super::{Budget, Checkpoint, Sequence};
 
 /// Blocks of a run: 4 MiB, sorted in some 10 ms.
 const RUN: usize = 4;
-/// Steps of the merge between two looks at its cancellation.
+/// Numbers merged between two looks at its cancellation.
 const STEPS: u64 = 64 * 1024;
 
 /// What the ascending order of a sequence shows.
@@ -151,8 +151,9 @@ fn merge(
             }
             None => Some((key, times as u64)),
         };
-        steps += 1;
-        if steps % STEPS == 0 {
+        steps += times as u64;
+        if steps >= STEPS {
+            steps = 0;
             checkpoint()?;
         }
     }

@@ -19,6 +19,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 use task_proto::fault::{Fault, FaultKind};
 use task_proto::limits::{INPUT_BLOCK, READERS, TICK};
+use task_proto::scoreboard::Activity;
 
 use super::shared::Work;
 
@@ -51,6 +52,7 @@ impl Readers {
             return job.finish(Err(Fault::new(FaultKind::TooLarge, message)));
         }
         let thread = thread::Builder::new().name("read".to_owned()).spawn(move || {
+            job.enter(Activity::Computing);
             let outcome = read(&job);
             drop(running);
             job.finish(outcome);
@@ -96,7 +98,8 @@ pub(super) fn read_file<T>(
     let mut buffer = vec![0; INPUT_BLOCK];
     loop {
         job.checkpoint()?;
-        match rustix::io::pread(input, &mut buffer, offset) {
+        // A disk may be slow, and a file system on a network gone: neither is the call's fault.
+        match job.waiting(|| rustix::io::pread(input, &mut buffer, offset)) {
             Ok(0) => return Ok(()),
             Ok(length) => {
                 offset += length as u64;
@@ -126,12 +129,15 @@ pub(super) fn read_stream<T>(
     let mut took = Instant::now();
     let mut bridge = None;
     loop {
-        wait(input.as_fd(), idle, took, job)?;
-        if let Some(claim) = claim.take() {
-            claim()?;
-            job.begin_consuming();
-        }
-        match read_now(input, file_type, &mut buffer, &mut bridge) {
+        let read = job.waiting(|| {
+            wait(input.as_fd(), idle, took, job)?;
+            if let Some(claim) = claim.take() {
+                claim()?;
+                job.begin_consuming();
+            }
+            Ok(read_now(input, file_type, &mut buffer, &mut bridge))
+        })?;
+        match read {
             Ok(0) => return Ok(()),
             Ok(length) => {
                 job.consumed(length);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use task_proto::fault::{Fault, FaultKind};
-use task_proto::scoreboard::Progress;
+use task_proto::scoreboard::{Activity, Progress};
 use tokio::sync::watch;
 
 type Outcome<T> = Result<Arc<T>, Fault>;
@@ -37,6 +37,8 @@ struct Job<T> {
 struct Members {
     calls: Vec<(u64, Progress)>,
     entered: u64,
+    /// What the thread is at: that of the calls which wait for it.
+    activity: Activity,
     consuming: bool,
     consumed: u64,
 }
@@ -123,6 +125,7 @@ struct Member<T> {
 impl<T> Member<T> {
     fn new(job: &Arc<Job<T>>, members: &mut Members) -> Self {
         let progress = Progress::current();
+        progress.enter(members.activity);
         if members.consuming {
             progress.begin_consuming();
             progress.consumed(members.consumed);
@@ -136,7 +139,10 @@ impl<T> Member<T> {
 impl<T> Drop for Member<T> {
     fn drop(&mut self) {
         let mut members = lock(&self.job.members);
-        members.calls.retain(|(id, _)| *id != self.id);
+        if let Some(at) = members.calls.iter().position(|(id, _)| *id == self.id) {
+            // The thread speaks for it no more.
+            members.calls.swap_remove(at).1.enter(Activity::Running);
+        }
         if members.calls.is_empty() && self.job.outcome.borrow().is_none() {
             self.job.cancelled.store(true, Relaxed);
             if let Some(wake) = &self.job.wake {
@@ -158,6 +164,22 @@ impl<T> Work<T> {
         }
         lock(&self.job.members).calls.iter().for_each(|(_, progress)| progress.tick());
         Ok(())
+    }
+
+    /// Says what the thread is at. While it computes it must come to a [`checkpoint`](Work::checkpoint) several times
+    /// a second.
+    pub(super) fn enter(&self, activity: Activity) {
+        let mut members = lock(&self.job.members);
+        members.activity = activity;
+        members.calls.iter().for_each(|(_, progress)| progress.enter(activity));
+    }
+
+    /// What may wait for input; before and after it the thread computes.
+    pub(super) fn waiting<R>(&self, wait: impl FnOnce() -> R) -> R {
+        self.enter(Activity::Waiting);
+        let waited = wait();
+        self.enter(Activity::Computing);
+        waited
     }
 
     /// Readable as soon as the job is cancelled.
@@ -185,6 +207,8 @@ impl<T> Work<T> {
     }
 
     fn answer(&self, outcome: Outcome<T>) {
+        // Nobody ticks for those that have yet to take it.
+        self.enter(Activity::Running);
         self.job.outcome.send_if_modified(|place| {
             let first = place.is_none();
             if first {
@@ -273,5 +297,37 @@ mod tests {
         let again = result.get(None, |_| panic!("its input is gone: the fault is kept")).await;
         assert_eq!(again.unwrap_err().kind, FaultKind::NotANumber);
         drop((early, late));
+    }
+
+    #[tokio::test]
+    async fn every_call_shows_what_its_thread_is_at_for_as_long_as_it_waits_for_it() {
+        let board = Board::create().unwrap();
+        let scores = Scores::map(board.fd()).unwrap();
+        let slots = [scores.begin("mean", 1), scores.begin("mode", 2)];
+        let [first, second] = slots.each_ref().map(task_proto::scoreboard::CallSlot::progress);
+        let shown = || board.read().unwrap().calls.iter().map(|call| call.activity).collect::<Vec<_>>();
+        let ticked = || board.read().unwrap().calls.iter().map(|call| call.progressed).collect::<Vec<_>>();
+        let result = Shared::<u8>::default();
+        let work = Cell::new(None);
+        let mut early = Box::pin(first.scope(result.get(None, |job| work.set(Some(job)))));
+        assert!(poll!(&mut early).is_pending());
+        assert_eq!(shown(), [Activity::Running; 2], "queued: nobody ticks");
+        let work = work.take().unwrap();
+        work.enter(Activity::Computing);
+        let mut late = Box::pin(second.clone().scope(result.get(None, |_| panic!("begun already"))));
+        assert!(poll!(&mut late).is_pending());
+        assert_eq!(shown(), [Activity::Computing; 2], "who comes late, too");
+        work.waiting(|| assert_eq!(shown(), [Activity::Waiting; 2]));
+        assert_eq!(shown(), [Activity::Computing; 2]);
+        let before = ticked();
+        work.checkpoint().unwrap();
+        assert!(ticked().iter().zip(&before).all(|(now, before)| now > before), "both tick");
+        drop(late);
+        assert_eq!(shown(), [Activity::Computing, Activity::Running], "it left");
+        let mut again = Box::pin(second.scope(result.get(None, |_| panic!("begun already"))));
+        assert!(poll!(&mut again).is_pending());
+        work.finish(Ok(1));
+        assert_eq!(shown(), [Activity::Running; 2], "nobody ticks for who has yet to take the result");
+        assert_eq!((*early.await.unwrap(), *again.await.unwrap()), (1, 1));
     }
 }
