@@ -15,7 +15,8 @@ use task_host::run_dir::{Base, RunDir, SOCKET};
 use task_host::screen::Screen;
 use task_host::socket::Socket;
 use task_host::spawn::WorkerSpec;
-use task_host::supervisor::{Policy, Restart, ServicePhase, Supervisor};
+use task_host::supervisor::{Ended, HandOverError, Policy, Restart, ServicePhase, Supervisor};
+use task_host::verdict::Verdict;
 use task_proto::stats::{Format, Missing, Query, Source, StatsClient, StatsRequest, StatsResponse};
 
 /// For any event: on a loaded machine everything takes its time.
@@ -96,4 +97,72 @@ async fn begun_by_the_second() {
     }
     supervisor.stop().await;
     run.remove().unwrap();
+}
+
+/// A supervisor of a worker that `script` starts, under the policy of a service.
+fn serve(directory: &Path, script: &str) -> (RunDir, Supervisor) {
+    let run = RunDir::create(Base::open(Some(&directory.join("runtime"))).unwrap()).unwrap();
+    let socket = Socket::bind(run.fd(), &run.path(), SOCKET).unwrap();
+    let journal = Journal::new(run.run(), Screen::on(None, Level::Error, false));
+    let task_rpc = Path::new(env!("CARGO_BIN_EXE_task")).with_file_name("task-rpc");
+    assert!(task_rpc.exists(), "{} is not there: run make test, which builds it", task_rpc.display());
+    let file = directory.join("start");
+    std::fs::write(
+        &file,
+        format!("cd '{}'\n{script}\nexec '{}' \"$@\"\n", directory.display(), task_rpc.display()),
+    )
+    .unwrap();
+    let spec = WorkerSpec::new("/bin/sh").arg(file);
+    (run, Supervisor::start(spec, socket, Policy::SERVICE, journal))
+}
+
+async fn pid_and_generation(supervisor: &Supervisor) -> (Pid, u64) {
+    supervisor.ready().await.unwrap();
+    match &supervisor.status().borrow().phase {
+        ServicePhase::Serving { generation, .. } => (worker(supervisor), *generation),
+        phase => panic!("nobody serves: {phase:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_hand_over_changes_the_worker_and_a_successor_that_does_not_start_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_run, supervisor) = serve(directory.path(), "test -e broken && { echo no luck >&2; exit 3; }");
+    let (first, _) = pid_and_generation(&supervisor).await;
+    assert_eq!(supervisor.hand_over().await.unwrap(), 2);
+    let (second, generation) = pid_and_generation(&supervisor).await;
+    assert!(second != first && generation == 2);
+
+    std::fs::write(directory.path().join("broken"), "").unwrap();
+    let error = supervisor.hand_over().await.unwrap_err();
+    assert!(error.to_string().contains("exited 3 before it was ready; the old worker goes on"), "{error}");
+    assert_eq!(pid_and_generation(&supervisor).await, (second, 2));
+
+    std::fs::remove_file(directory.path().join("broken")).unwrap();
+    let (one, other) = tokio::join!(supervisor.hand_over(), supervisor.hand_over());
+    assert_eq!((one.unwrap(), other.unwrap()), (4, 5), "the second asks for a worker started after it");
+    let report = supervisor.report();
+    assert_eq!((report.child.unwrap().generation, report.restarts), (5, 4));
+    assert!(matches!(supervisor.stop().await, Ended::Stopped));
+    assert!(matches!(supervisor.hand_over().await, Err(HandOverError::Ended(_))));
+}
+
+#[tokio::test]
+async fn a_worker_that_is_stopped_is_taken_to_hang_and_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_run, supervisor) = serve(directory.path(), "");
+    let (first, _) = pid_and_generation(&supervisor).await;
+    let stopped = Instant::now();
+    kill_process(first, Signal::STOP).unwrap();
+    supervisor.status().wait_for(|status| status.died == 1).await.unwrap();
+    let (second, generation) = pid_and_generation(&supervisor).await;
+    println!("replaced after {:?}", stopped.elapsed());
+    assert!(second != first && generation == 2);
+    let verdict = supervisor.verdict(1, 7).await;
+    let Verdict::Died { death, consumed: None } = verdict else { panic!("{verdict:?}") };
+    assert_eq!(death.cause, "killed by SIGKILL: no heartbeat for 3 s");
+    assert_eq!(supervisor.report().last_restart.unwrap().reason, death.cause);
+    assert_eq!(supervisor.verdict(2, 7).await, Verdict::Alive { consumed: None });
+    assert_eq!(supervisor.verdict(9, 7).await, Verdict::Unknown);
+    supervisor.stop().await;
 }
