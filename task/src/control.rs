@@ -15,8 +15,9 @@ pub trait Control {
     async fn restart() -> Result<u64, String>;
     /// Begins an orderly stop. The connection ends when the service has.
     async fn stop();
-    /// What is known of a call that this generation had.
-    async fn verdict(generation: u64, trace_id: TraceId) -> Verdict;
+    /// What is known of a call that this generation had, of the host whose run is called `instance`: another host has
+    /// other generations of the same numbers, and knows nothing of this one's.
+    async fn verdict(instance: String, generation: u64, trace_id: TraceId) -> Verdict;
 }
 
 /// How a service stands.
