@@ -127,6 +127,23 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_hangs_does_not_hide_behind_one_that_gets_further() {
+        let mut patient = Patient::new();
+        let stuck = patient.computes();
+        let busy = patient.scores.begin("Stats.median", 8);
+        busy.progress().enter(Activity::Computing);
+        let mut sick = None;
+        for _ in 0..4 {
+            patient.scores.tick();
+            std::thread::sleep(std::time::Duration::from_nanos(1)); // so that the clock moves on
+            busy.progress().tick();
+            sick = patient.look();
+        }
+        assert!(matches!(sick, Some(Sickness::Stuck { trace_id: TraceId(7), .. })), "{sick:?}");
+        drop(stuck);
+    }
+
+    #[test]
     fn calls_that_wait_and_calls_that_follow_one_another_are_not_taken_for_one_that_hangs() {
         let mut patient = Patient::new();
         let waits = patient.scores.begin("Stats.mean", 1);
