@@ -24,6 +24,10 @@ pub const SCREEN: Duration = Duration::from_millis(50);
 pub const LOG_LOCK: Duration = Duration::from_secs(1);
 /// Between two tries for that lock: there is no event to wait for.
 pub const LOG_LOCK_RETRY: Duration = Duration::from_millis(5);
+/// Between two tries to write a log that could not be written: no event tells that a disk has room again.
+pub const LOG_RETRY: Duration = Duration::from_secs(1);
+/// For the last records of a service to be written at its end: twice what their file's lock may take.
+pub const LOG_FINISH: Duration = Duration::from_secs(2);
 /// From its making until an unlocked, unfinished run directory is swept: a start takes microseconds, an hour is a
 /// machine that slept.
 pub const UNFINISHED: Duration = Duration::from_hours(1);

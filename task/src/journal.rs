@@ -1,12 +1,13 @@
 //! The journal of one run: everything that the host and its workers say goes through it, gets its time and number,
-//! is shown, and is kept for the log.
+//! is shown, and is kept for the log: until the run's end, or for a [`Writer`] that writes it as it comes.
 //!
 //! It is bounded: the oldest records are dropped and counted, and a record says so in their place. The host's own
 //! are kept apart from the workers', so a worker that floods cannot drown the story of its own end.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Map, Number, Value};
@@ -20,6 +21,9 @@ use tracing_subscriber::layer::{Context, Layer};
 use crate::record::{self, HOST, Level, Record, Stream};
 use crate::screen::Screen;
 
+mod writer;
+pub use writer::Writer;
+
 /// What a kept line costs beside its bytes: its place in the queue and the allocator's share.
 const OVERHEAD: usize = 48;
 
@@ -27,7 +31,14 @@ const OVERHEAD: usize = 48;
 #[derive(Debug, Clone)]
 pub struct Journal {
     run: Arc<str>,
-    pages: Arc<Mutex<Pages>>,
+    book: Arc<Book>,
+}
+
+#[derive(Debug)]
+struct Book {
+    pages: Mutex<Pages>,
+    /// For the writer: there is something to write, or an end.
+    news: Condvar,
 }
 
 #[derive(Debug)]
@@ -36,6 +47,10 @@ struct Pages {
     screen: Screen,
     host: Kept,
     workers: Kept,
+    /// The writer waits for records: to wake one that does not would cost a system call a record.
+    awaited: bool,
+    /// The writer is to write what there is, and end.
+    ending: bool,
 }
 
 /// What a program says, before the journal gives it time, run and number.
@@ -66,9 +81,9 @@ pub struct Entry {
 impl Journal {
     /// The journal of the run of this name, shown on `screen`.
     pub fn new(run: &str, screen: Screen) -> Self {
-        let pages =
-            Pages { seq: 0, screen, host: Kept::new(JOURNAL_HOST), workers: Kept::new(JOURNAL_WORKERS) };
-        Journal { run: run.into(), pages: Arc::new(Mutex::new(pages)) }
+        let (host, workers) = (Kept::new(JOURNAL_HOST), Kept::new(JOURNAL_WORKERS));
+        let pages = Mutex::new(Pages { seq: 0, screen, host, workers, awaited: false, ending: false });
+        Journal { run: run.into(), book: Arc::new(Book { pages, news: Condvar::new() }) }
     }
 
     /// Name of the run.
@@ -83,7 +98,7 @@ impl Journal {
 
     /// Takes in what a program says.
     pub fn push(&self, entry: Entry) {
-        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pages = self.pages();
         pages.seq += 1;
         // The time is taken under the lock, so that order and time agree.
         let record = entry.into_record(record::now(), &self.run, pages.seq);
@@ -91,16 +106,51 @@ impl Journal {
         let line = record.to_line().into_boxed_slice();
         let kept = if record.stream.is_some() { &mut pages.workers } else { &mut pages.host };
         kept.push(Line { seq: record.seq, time: record.time, json: line });
+        if std::mem::take(&mut pages.awaited) {
+            self.book.news.notify_one();
+        }
     }
 
     /// Takes out everything kept, as lines for the log in order.
     pub fn take(&self) -> Vec<u8> {
-        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pages = self.pages();
         let mut lines = pages.host.take("the host", &self.run);
         lines.extend(pages.workers.take("workers", &self.run));
         drop(pages);
         lines.sort_by_key(|line| line.seq);
-        lines.into_iter().flat_map(|line| line.json).collect()
+        lines.iter().map(|line| &*line.json).collect::<Vec<_>>().concat()
+    }
+
+    /// Waits until there are records or an end; whether it is the end.
+    fn await_records(&self) -> bool {
+        let none = |pages: &mut Pages| !pages.ending && pages.host.is_empty() && pages.workers.is_empty();
+        let mut pages = self.pages();
+        while none(&mut pages) {
+            pages.awaited = true;
+            pages = self.book.news.wait(pages).unwrap_or_else(PoisonError::into_inner);
+        }
+        pages.ending
+    }
+
+    /// Waits for an end, but no longer than this; whether it came.
+    fn await_end(&self, limit: Duration) -> bool {
+        let waited = self.book.news.wait_timeout_while(self.pages(), limit, |pages| !pages.ending);
+        waited.unwrap_or_else(PoisonError::into_inner).0.ending
+    }
+
+    fn end(&self) {
+        self.pages().ending = true;
+        self.book.news.notify_one();
+    }
+
+    /// How many records were dropped since they were last told of; they count as told.
+    fn take_dropped(&self) -> u64 {
+        let mut pages = self.pages();
+        pages.host.take_dropped() + pages.workers.take_dropped()
+    }
+
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.book.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -161,6 +211,15 @@ impl Kept {
         }
     }
 
+    fn is_empty(&self) -> bool {
+        self.lines.is_empty() && self.dropped == 0
+    }
+
+    fn take_dropped(&mut self) -> u64 {
+        self.last_dropped = None;
+        std::mem::take(&mut self.dropped)
+    }
+
     fn take(&mut self, whose: &str, run: &str) -> Vec<Line> {
         let Kept { lines, dropped, last_dropped, .. } = std::mem::replace(self, Kept::new(self.limit));
         let gap = last_dropped.map(|(seq, time)| {
@@ -169,9 +228,7 @@ impl Kept {
                 source: HOST.to_owned(),
                 level: Level::Warn,
                 target: module_path!().to_owned(),
-                message: format!(
-                    "dropped {dropped} records of {whose}: more than the journal of a run keeps"
-                ),
+                message: format!("dropped {dropped} records of {whose}: more came than the journal keeps"),
                 fields: Map::from_iter([("dropped".to_owned(), dropped.into())]),
                 ..Entry::default()
             };
@@ -316,7 +373,7 @@ pub(crate) mod tests {
             journal.push(worker_line(format!("{n} {}", "x".repeat(16_000))));
         }
         journal.push(Entry { source: HOST.into(), message: "exited".into(), ..Entry::default() });
-        let bytes = journal.pages.lock().unwrap().workers.bytes;
+        let bytes = journal.pages().workers.bytes;
         assert!(bytes <= JOURNAL_WORKERS, "{bytes} bytes kept");
         let records = records(&journal);
         assert_eq!(records[0].message, "spawned");

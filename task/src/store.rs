@@ -1,7 +1,8 @@
-//! The log files: `$XDG_STATE_HOME/task/log/runs.jsonl`, to which every one-shot run appends its records at its end, and
-//! the older files it was rotated to, `runs.jsonl.1` (the younger) and on.
+//! The log files in `$XDG_STATE_HOME/task/log`: `runs.jsonl`, to which every one-shot run appends its records at its
+//! end, `serve.jsonl`, to which a service appends them as they come, and the older files that these were rotated to,
+//! `runs.jsonl.1` (the younger) and on.
 //!
-//! Any number of runs may write at once. A writer holds the lock of the file it writes to; whoever finds, with the lock
+//! Any number of processes may write at once. A writer holds the lock of the file it writes to; whoever finds, with the lock
 //! in hand, that the name has passed on to another file, opens that one. Only the holder of the current file's lock
 //! rotates.
 
@@ -20,6 +21,8 @@ use crate::backward::Backward;
 
 /// The log of one-shot runs.
 pub const RUNS: &str = "runs.jsonl";
+/// The log of `task serve`.
+pub const SERVE: &str = "serve.jsonl";
 
 /// The directory of the log files.
 #[derive(Debug, Clone)]
