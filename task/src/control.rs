@@ -1,10 +1,19 @@
 //! What `task status`, `restart` and `stop`, and clients that lost a connection, ask of the host that runs `serve`.
 
+mod caller;
+mod interim;
+mod server;
+
 use serde::{Deserialize, Serialize};
 use task_proto::crash::TraceId;
 use task_proto::handshake::Sandbox;
 
+pub use self::caller::{Caller, ControlError};
+pub use self::server::serve;
 use crate::verdict::Verdict;
+
+/// Name of the control socket, beside that of the workers.
+pub const CONTROL_SOCKET: &str = "control.sock";
 
 /// The host's own service, on a socket beside that of its worker.
 #[tarpc::service]

@@ -1,0 +1,114 @@
+//! The client's end of a control socket.
+
+use std::io;
+use std::path::Path;
+use std::pin::pin;
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tarpc::client::{Config, RpcError};
+use tarpc::context::Context;
+use task_proto::crash::TraceId;
+use task_proto::limits::DEATH_NOTICE;
+use task_proto::wire::{self, FdStream};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::server::limits;
+use super::{ControlClient, Report};
+use crate::client;
+use crate::verdict::Verdict;
+use crate::watched::Watched;
+
+/// A connection to the host of a service.
+#[derive(Debug)]
+pub struct Caller {
+    client: ControlClient,
+    dispatch: JoinHandle<()>,
+    /// The host's process, where it can be watched.
+    host: Option<Watched>,
+}
+
+/// Why a control call has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// There is no socket, or a stale one.
+    #[error("no service is running")]
+    NoService,
+    /// There is one, but it cannot be reached.
+    #[error("cannot connect: {0}")]
+    Connect(#[source] io::Error),
+    /// The connection ended before the answer came.
+    #[error("the service ended before it answered")]
+    Lost(#[source] RpcError),
+    /// The new worker did not come to serve; the old one goes on.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Caller {
+    /// Connects to the control socket at this path, of any length. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`ControlError::NoService`] where nothing runs.
+    pub async fn connect(path: impl AsRef<Path>) -> Result<Self, ControlError> {
+        let stream = wire::connect(path).await.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ControlError::NoService,
+            _ => ControlError::Connect(error),
+        })?;
+        // Taken while its end of the connection is open, or was just now: the pid is still its own.
+        let host = stream.peer_cred().ok().and_then(|peer| Pid::from_raw(peer.pid()?));
+        let host = host.and_then(|pid| Watched::new(pidfd_open(pid, PidfdFlags::empty()).ok()?).ok());
+        let new = tarpc::client::new(Config::default(), wire::client(FdStream::new(stream, 0), &limits()));
+        let dispatch = tokio::spawn(async move {
+            if let Err(error) = new.dispatch.await {
+                tracing::debug!("control connection: {error}");
+            }
+        });
+        Ok(Caller { client: ControlClient::from(new.client), dispatch, host })
+    }
+
+    /// How the service stands.
+    pub async fn status(&self) -> Result<Report, ControlError> {
+        self.client.status(context()).await.map_err(ControlError::Lost)
+    }
+
+    /// Starts the next generation, and returns its number once it serves in place of the last.
+    pub async fn restart(&self) -> Result<u64, ControlError> {
+        self.client.restart(context()).await.map_err(ControlError::Lost)?.map_err(ControlError::Refused)
+    }
+
+    /// What is known of a call that this generation had.
+    pub async fn verdict(&self, generation: u64, trace_id: TraceId) -> Result<Verdict, ControlError> {
+        self.client.verdict(context(), generation, trace_id).await.map_err(ControlError::Lost)
+    }
+
+    /// Stops the service, and waits until its process is gone.
+    pub async fn stop(mut self) -> Result<(), ControlError> {
+        match self.client.stop(context()).await {
+            Ok(()) => {
+                self.gone().await;
+                Ok(())
+            }
+            // It may have ended for another reason.
+            Err(lost) => timeout(DEATH_NOTICE, self.gone()).await.map_err(|_| ControlError::Lost(lost)),
+        }
+    }
+
+    /// Waits for the host's exit; where that cannot be seen, for the end of the connection.
+    async fn gone(&mut self) {
+        match &self.host {
+            Some(host) => drop(host.readable().await),
+            None => drop(pin!(&mut self.dispatch).await),
+        }
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.dispatch.abort();
+    }
+}
+
+fn context() -> Context {
+    client::context(rand::random(), None)
+}
