@@ -157,6 +157,8 @@ pub const LOG_RECORD: usize = 1024 * 1024;
 /// Run directories that one start looks at when it sweeps, so that a start stays quick.
 pub const SWEEP: usize = 1024;
 
+/// Hand-overs that SIGHUP may have asked for: one under way, and one that begins after it.
+pub const PENDING_RELOADS: usize = 2;
 /// Connections of a control socket that are served at once: a few people and scripts, and clients whose call was lost.
 pub const CONTROL_CONNECTIONS: usize = 16;
 /// Calls in flight on each of them.

@@ -14,7 +14,7 @@ use clap::builder::{
 };
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use task_proto::limits::NO_DEADLINE;
 use task_proto::number::parse_token;
 use task_proto::stats::Missing;
@@ -27,6 +27,10 @@ use crate::logs::LogsArgs;
 pub enum Command {
     /// Start a worker, answer, stop it.
     OneShot(Box<Config>),
+    /// Keep a service up.
+    Serve(Box<ServeConfig>),
+    /// Ask a running service how it stands, or tell it what to do.
+    Control(ControlCall, ControlConfig),
     /// Show what happened.
     Logs(LogsArgs, Color),
     /// A completion script for this shell.
@@ -62,6 +66,45 @@ pub struct Config {
     pub color: Color,
 }
 
+/// A service: every flag checked, every default in place.
+#[derive(Debug)]
+pub struct ServeConfig {
+    /// Starts that may fail in a row; `None`: any number.
+    pub max_failed_starts: Option<u32>,
+    /// How much standard error shows.
+    pub verbosity: Verbosity,
+    /// Memory for numbers, in bytes.
+    pub memory: Option<u64>,
+    /// The worker's program.
+    pub rpc_bin: PathBuf,
+    /// The runtime directory asked for; it must do, there is no falling back from it.
+    pub runtime_dir: Option<PathBuf>,
+    /// When to colour.
+    pub color: Color,
+}
+
+/// What a running service is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ControlCall {
+    /// How it stands.
+    Status,
+    /// To replace its worker.
+    Restart,
+    /// To end.
+    Stop,
+}
+
+/// Where the service is, and how to speak of it.
+#[derive(Debug, Args)]
+pub struct ControlConfig {
+    /// Print JSON; a failure is one line of JSON on standard error
+    #[arg(long, env = "TASK_JSON", hide_env = true, value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    pub json: bool,
+    /// Where the service's sockets are
+    #[arg(long, env = "TASK_RUNTIME_DIR", hide_env = true, value_name = "DIR", value_parser = PathBufValueParser::new())]
+    pub runtime_dir: Option<PathBuf>,
+}
+
 /// One of the three statistics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Only {
@@ -74,7 +117,7 @@ pub enum Only {
 }
 
 /// How much standard error shows beside errors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verbosity {
     /// Nothing.
     Quiet,
@@ -171,6 +214,17 @@ fn checked(words: &[OsString]) -> Result<Command, Failure> {
         color => color,
     };
     Ok(match cli.command {
+        Some(Sub::Serve(serve)) => Command::Serve(Box::new(ServeConfig {
+            max_failed_starts: serve.max_failed_starts.0,
+            verbosity: matches.subcommand().map_or(Ok(Verbosity::Normal), |(_, serve)| verbosity(serve))?,
+            memory: serve.memory,
+            rpc_bin: serve.rpc_bin.map_or_else(beside_this_program, Ok)?,
+            runtime_dir: serve.runtime_dir,
+            color,
+        })),
+        Some(Sub::Status(config)) => Command::Control(ControlCall::Status, config),
+        Some(Sub::Restart(config)) => Command::Control(ControlCall::Restart, config),
+        Some(Sub::Stop(config)) => Command::Control(ControlCall::Stop, config),
         Some(Sub::Logs(logs)) => Command::Logs(logs, color),
         Some(Sub::Completions { shell }) => Command::Completions(shell),
         Some(Sub::Man) => Command::Man,
@@ -304,10 +358,28 @@ const INPUT_HELP: &str = "Numbers, files, or '-' for standard input; all of them
   task                  on a terminal: an answer a line, until Ctrl-D
   task ./5              a file named 5";
 
+const SERVE_HELP: &str = "Signals:
+  SIGINT, SIGTERM  answer what was sent, then end with status 0; a second one
+                   ends it at once, with status 0 as well
+  SIGHUP           replace the worker by a new one, without losing a call;
+                   when its terminal is gone, end as by SIGTERM
+  SIGQUIT          end at once, by that signal
+
+Exit status:
+  0  stopped as asked
+  1  it could not start, or gave up after failed starts
+  2  the command line is at fault
+
+Files, in --runtime-dir, $XDG_RUNTIME_DIR/task or /tmp/task-UID:
+  rpc.sock      the service; a socket that systemd hands over takes its place
+  control.sock  for task status, restart and stop
+  lock          held while it runs, with its process id";
+
 const AFTER_HELP: &str = "Exit status:
   0    answered
   1    the data or the call is at fault
   2    the command line is at fault
+  3    no service is running (status, restart, stop)
   124  no answer within --timeout
   SIGINT, SIGTERM, SIGHUP and SIGQUIT end it after it has cleaned up; SIGPIPE
   ends it when standard output is closed.
@@ -381,8 +453,60 @@ struct Cli {
     command: Option<Sub>,
 }
 
+#[derive(Args)]
+struct ServeArgs {
+    /// Give up after this many failed starts in a row within a minute: a number, or none
+    #[arg(
+        long,
+        env = "TASK_MAX_FAILED_STARTS",
+        hide_env = true,
+        value_name = "N",
+        default_value = "5",
+        value_parser = failed_starts
+    )]
+    max_failed_starts: FailedStarts,
+    /// Say nothing but errors
+    #[arg(short, long, env = "TASK_QUIET", hide_env = true, value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    quiet: bool,
+    /// Show each call, and everything else in detail
+    #[arg(short, long, env = "TASK_VERBOSE", hide_env = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// Memory for numbers: 512M, 4G, or bytes [default: half of what there is]
+    #[arg(long, env = "TASK_MEMORY", hide_env = true, value_name = "SIZE", value_parser = size)]
+    memory: Option<u64>,
+    /// The worker's program [default: task-rpc beside task]
+    #[arg(long, env = "TASK_RPC_BIN", hide_env = true, value_name = "PATH", value_parser = PathBufValueParser::new())]
+    rpc_bin: Option<PathBuf>,
+    /// Where the sockets go [default: task/ in the user's runtime directory, else /tmp/task-UID]
+    #[arg(long, env = "TASK_RUNTIME_DIR", hide_env = true, value_name = "DIR", value_parser = PathBufValueParser::new())]
+    runtime_dir: Option<PathBuf>,
+}
+
+/// Failed starts in a row; `None`: any number.
+#[derive(Debug, Clone, Copy)]
+struct FailedStarts(Option<u32>);
+
+fn failed_starts(text: &str) -> Result<FailedStarts, String> {
+    match text.trim() {
+        "none" => Ok(FailedStarts(None)),
+        text => match text.parse() {
+            Ok(0) | Err(_) => Err("it must be a number from 1 up, or none".into()),
+            Ok(number) => Ok(FailedStarts(Some(number))),
+        },
+    }
+}
+
 #[derive(Subcommand)]
 enum Sub {
+    /// Keep the service up in the foreground, for other programs to call
+    #[command(after_long_help = SERVE_HELP)]
+    Serve(ServeArgs),
+    /// Show how the service stands
+    Status(ControlConfig),
+    /// Replace the service's worker by a new one, without losing a call
+    Restart(ControlConfig),
+    /// Stop the service, once it has answered what it was asked
+    Stop(ControlConfig),
     /// Show what happened in earlier runs
     Logs(LogsArgs),
     /// Print a completion script for a shell

@@ -1,7 +1,6 @@
 //! What `task status`, `restart` and `stop`, and clients that lost a connection, ask of the host that runs `serve`.
 
 mod caller;
-mod interim;
 mod server;
 
 use serde::{Deserialize, Serialize};

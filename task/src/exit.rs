@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde::Serialize;
+use task_host::lock::LockError;
 use task_host::record::safe_json;
 use task_host::screen::Escaped;
 use task_proto::fault::{Fault, FaultKind};
@@ -17,6 +18,8 @@ use crate::signals::{self, Signal};
 pub const DATA: u8 = 1;
 /// The command line is at fault.
 pub const USAGE: u8 = 2;
+/// No service is running.
+pub const NO_SERVICE: u8 = 3;
 /// No answer in time, as of timeout(1).
 pub const DEADLINE: u8 = 124;
 
@@ -78,6 +81,28 @@ pub enum Failure {
         cause: String,
         /// Which worker of this run it was, from 1.
         generation: u64,
+        /// The last lines that it wrote to its standard error.
+        stderr: Vec<String>,
+    },
+    /// Nothing runs that could be asked.
+    #[error("no service is running in {}: start one with task serve", directory.display())]
+    NoService {
+        /// Where it would have its sockets.
+        directory: PathBuf,
+    },
+    /// A service runs already.
+    #[error("{0}")]
+    AlreadyServing(LockError),
+    /// The new worker did not come to serve.
+    #[error("not restarted, the old worker goes on: {0}")]
+    NotRestarted(String),
+    /// Workers died one after another before they had answered anything.
+    #[error(
+        "gave up: the worker was {why}, and those before it died likewise, before they had answered a call"
+    )]
+    GaveUp {
+        /// What became of the last.
+        why: String,
         /// The last lines that it wrote to its standard error.
         stderr: Vec<String>,
     },
@@ -162,9 +187,13 @@ impl Failure {
             | Failure::CannotStart { .. }
             | Failure::InputConsumed { .. }
             | Failure::Crashed { .. }
+            | Failure::AlreadyServing(_)
+            | Failure::NotRestarted(_)
+            | Failure::GaveUp { .. }
             | Failure::RuntimeDir(_)
             | Failure::Output(_)
             | Failure::Internal(_) => Ending::Code(DATA),
+            Failure::NoService { .. } => Ending::Code(NO_SERVICE),
             Failure::Deadline { .. } => Ending::Code(DEADLINE),
             Failure::ClosedOutput => Ending::Signal(Signal::Pipe),
             Failure::Signal(signal) => Ending::Signal(*signal),
@@ -181,6 +210,10 @@ impl Failure {
             Failure::CannotStart { .. } => "cannot_start",
             Failure::InputConsumed { .. } => return FaultKind::InputConsumed.to_string(),
             Failure::Crashed { .. } => return FaultKind::Crashed.to_string(),
+            Failure::NoService { .. } => "no_service",
+            Failure::AlreadyServing(_) => "already_serving",
+            Failure::NotRestarted(_) => "not_restarted",
+            Failure::GaveUp { .. } => "gave_up",
             Failure::RuntimeDir(_) => "runtime_dir",
             Failure::Output(_) => "output",
             Failure::ClosedOutput => "closed_output",
@@ -236,7 +269,9 @@ impl Failure {
 
     fn last_words(&self) -> &[String] {
         match self {
-            Failure::CannotStart { stderr, .. } | Failure::Crashed { stderr, .. } => stderr,
+            Failure::CannotStart { stderr, .. }
+            | Failure::Crashed { stderr, .. }
+            | Failure::GaveUp { stderr, .. } => stderr,
             _ => &[],
         }
     }

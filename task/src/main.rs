@@ -8,10 +8,13 @@ mod descriptors;
 mod exit;
 mod inputs;
 mod logs;
+mod notify;
 mod one_shot;
 mod pages;
 mod prompt;
+mod serve;
 mod signals;
+mod status;
 mod words;
 
 use std::process::ExitCode;
@@ -23,9 +26,15 @@ fn main() -> ExitCode {
         Ok(command) => command,
         Err(Rejected { failure, json }) => return failure.end(json),
     };
-    let json = matches!(&command, Command::OneShot(config) if config.json);
+    let json = match &command {
+        Command::OneShot(config) => config.json,
+        Command::Control(_, config) => config.json,
+        _ => false,
+    };
     let ended = match command {
         Command::OneShot(config) => one_shot::run(&config),
+        Command::Serve(config) => serve::run(&config),
+        Command::Control(call, config) => status::run(call, &config),
         Command::Logs(logs, color) => logs::run(&logs, color),
         Command::Completions(shell) => pages::completions(shell),
         Command::Man => pages::man(),

@@ -87,20 +87,20 @@ impl Base {
     /// `$XDG_RUNTIME_DIR/task`, else `/tmp/task-UID`. An `XDG_RUNTIME_DIR` that is not ours to write in is passed over; any
     /// other that will not do is an error.
     pub fn open(chosen: Option<&Path>) -> Result<Self, RunDirError> {
-        Base::find(chosen, std::env::var_os("XDG_RUNTIME_DIR").as_deref(), Path::new("/tmp"))
+        Base::at(&Base::place(chosen))
     }
 
     /// Opens it as [`Base::open`] does, but makes nothing: `None` where it is not there.
     pub fn existing(chosen: Option<&Path>) -> Result<Option<Self>, RunDirError> {
-        let place = place(chosen, std::env::var_os("XDG_RUNTIME_DIR").as_deref(), Path::new("/tmp"));
-        match Base::checked(&place.components().collect::<PathBuf>()) {
+        match Base::checked(&Base::place(chosen).components().collect::<PathBuf>()) {
             Err(RunDirError::Io { cause: Errno::NOENT, .. }) => Ok(None),
             opened => opened.map(Some),
         }
     }
 
-    fn find(chosen: Option<&Path>, xdg: Option<&OsStr>, tmp: &Path) -> Result<Self, RunDirError> {
-        Base::at(&place(chosen, xdg, tmp))
+    /// Where [`Base::open`] finds it, or makes it.
+    pub fn place(chosen: Option<&Path>) -> PathBuf {
+        place(chosen, std::env::var_os("XDG_RUNTIME_DIR").as_deref(), Path::new("/tmp"))
     }
 
     fn at(path: &Path) -> Result<Self, RunDirError> {

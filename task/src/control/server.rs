@@ -24,7 +24,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use super::{Control, Report, interim};
+use super::{Control, Report};
 use crate::socket::Socket;
 use crate::supervisor::Supervisor;
 use crate::verdict::Verdict;
@@ -81,7 +81,10 @@ async fn accept(listener: &UnixListener) -> UnixStream {
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 // No descriptor or memory left, most likely; the connection stays in the backlog.
-                tracing::warn!(wait_ms = backoff.as_millis() as u64, "cannot accept at the control socket: {error}");
+                tracing::warn!(
+                    wait_ms = backoff.as_millis() as u64,
+                    "cannot accept at the control socket: {error}"
+                );
                 sleep(backoff).await;
                 backoff = (backoff * 2).min(ACCEPT_BACKOFF_MAX);
             }
@@ -147,12 +150,12 @@ struct Answers {
 
 impl Control for Answers {
     async fn status(self, _: Context) -> Report {
-        interim::report(&self.supervisor)
+        self.supervisor.report()
     }
 
     async fn restart(self, _: Context) -> Result<u64, String> {
         let _busy = self.peer.work();
-        interim::hand_over(&self.supervisor).await
+        self.supervisor.hand_over().await.map_err(|error| error.to_string())
     }
 
     async fn stop(self, _: Context) {
@@ -161,7 +164,7 @@ impl Control for Answers {
 
     async fn verdict(self, _: Context, generation: u64, trace_id: TraceId) -> Verdict {
         let _busy = self.peer.work();
-        interim::verdict(&self.supervisor, generation, trace_id.0).await
+        self.supervisor.verdict(generation, trace_id.0).await
     }
 }
 

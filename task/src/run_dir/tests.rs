@@ -299,7 +299,7 @@ fn the_runtime_directory_is_found_in_the_documented_order() {
     fs::create_dir(&xdg).unwrap();
     fs::set_permissions(&xdg, fs::Permissions::from_mode(0o700)).unwrap();
     let find = |chosen: Option<&Path>, xdg: Option<&OsStr>| {
-        Base::find(chosen, xdg, home.path()).unwrap().path().to_owned()
+        Base::at(&place(chosen, xdg, home.path())).unwrap().path().to_owned()
     };
     let ours = home.path().join(format!("task-{}", rustix::process::geteuid().as_raw()));
     assert_eq!(find(Some(&chosen), Some(xdg.as_os_str())), chosen);

@@ -1,0 +1,172 @@
+//! `task status`, `restart` and `stop`: a running service asked over its control socket.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde_json::json;
+use task_host::control::{CONTROL_SOCKET, Caller, Child, ControlError, Report, State};
+use task_host::record::safe_json;
+use task_host::run_dir::Base;
+use task_host::screen::Escaped;
+use task_proto::handshake::Sandbox;
+
+use crate::args::{ControlCall, ControlConfig};
+use crate::exit::{self, Failure};
+
+/// Asks, and shows what the service says.
+pub fn run(call: ControlCall, config: &ControlConfig) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Internal(error.to_string()))?;
+    let said = runtime.block_on(ask(call, config))?;
+    exit::print(&said)
+}
+
+async fn ask(call: ControlCall, config: &ControlConfig) -> Result<String, Failure> {
+    let chosen = config.runtime_dir.as_deref();
+    let base = Base::existing(chosen).map_err(|error| Failure::RuntimeDir(error.to_string()))?;
+    let Some(base) = base else { return Err(Failure::NoService { directory: Base::place(chosen) }) };
+    let failed = |error| failure(error, base.path());
+    let caller = Caller::connect(base.path().join(CONTROL_SOCKET)).await.map_err(failed)?;
+    match call {
+        ControlCall::Status => {
+            let report = caller.status().await.map_err(failed)?;
+            Ok(if config.json { document(&report) } else { text(&report) })
+        }
+        ControlCall::Restart => {
+            let generation = caller.restart().await.map_err(failed)?;
+            Ok(if config.json {
+                format!("{}\n", json!({ "generation": generation }))
+            } else {
+                format!("generation {generation} serves\n")
+            })
+        }
+        ControlCall::Stop => caller.stop().await.map(|()| String::new()).map_err(failed),
+    }
+}
+
+fn failure(error: ControlError, directory: &Path) -> Failure {
+    match error {
+        ControlError::NoService => Failure::NoService { directory: directory.to_owned() },
+        ControlError::Refused(why) => Failure::NotRestarted(why),
+        ControlError::Connect(_) | ControlError::Lost(_) => Failure::Internal(error.to_string()),
+    }
+}
+
+/// For programs: one line.
+fn document(report: &Report) -> String {
+    let child = |child: &Child| {
+        json!({
+            "pid": child.pid,
+            "generation": child.generation,
+            "build": child.build,
+            "uptime_s": rounded(child.uptime_s),
+            "memory_bytes": child.memory_bytes,
+        })
+    };
+    let document = json!({
+        "state": report.state,
+        "pid": report.pid,
+        "run": report.run,
+        "socket": report.socket,
+        "uptime_s": rounded(report.uptime_s),
+        "memory_bytes": report.memory_bytes,
+        "restarts": report.restarts,
+        "last_restart": report.last_restart,
+        "sandbox": report.sandbox,
+        "child": report.child.as_ref().map(child),
+        "draining": report.draining.iter().map(child).collect::<Vec<_>>(),
+        "calls": report.calls,
+        "connections": report.connections,
+    });
+    format!("{}\n", safe_json(&document.to_string()))
+}
+
+/// For people: a line each.
+fn text(report: &Report) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "{name:<12} {}", Escaped(&value));
+    };
+    line("state", format!("{} (pid {}, up {})", state(report.state), report.pid, span(report.uptime_s)));
+    line("socket", report.socket.clone());
+    let worker = |child: &Child| {
+        let Child { pid, generation, build, uptime_s, memory_bytes } = child;
+        let (up, memory) = (span(*uptime_s), bytes(*memory_bytes));
+        format!("pid {pid}, generation {generation}, up {up}, build {build}, memory {memory}")
+    };
+    line("worker", report.child.as_ref().map_or_else(|| "none".to_owned(), worker));
+    for child in &report.draining {
+        line("draining", worker(child));
+    }
+    line("sandbox", report.sandbox.map_or("-", sandbox).to_owned());
+    let calls = &report.calls;
+    line(
+        "calls",
+        format!("{} answered, {} of them failed, {} in flight", calls.total, calls.failed, calls.in_flight),
+    );
+    let latency = match (calls.p50_us, calls.p99_us) {
+        (Some(p50), Some(p99)) => format!("half within {}, 99 % within {}", micros(p50), micros(p99)),
+        _ => "-".to_owned(),
+    };
+    line("latency", latency);
+    let open = &report.connections;
+    line("connections", format!("{} open of at most {}, {} accepted", open.open, open.limit, open.total));
+    line("memory", format!("{} (without the worker)", bytes(report.memory_bytes)));
+    let last = report.last_restart.as_ref();
+    let last = last.map_or_else(String::new, |last| format!(", the last at {}: {}", last.time, last.reason));
+    line("restarts", format!("{}{last}", report.restarts));
+    text
+}
+
+fn state(state: State) -> &'static str {
+    match state {
+        State::Starting => "starting",
+        State::Serving => "serving",
+        State::Reloading => "serving, its successor is starting",
+        State::Waiting => "waiting, a start has failed",
+        State::Stopping => "stopping",
+    }
+}
+
+fn sandbox(sandbox: Sandbox) -> &'static str {
+    match sandbox {
+        Sandbox::Full => "full",
+        Sandbox::Partial => "partial",
+        Sandbox::None => "none",
+    }
+}
+
+/// Milliseconds are enough.
+fn rounded(seconds: f64) -> f64 {
+    (seconds * 1e3).round() / 1e3
+}
+
+/// A length of time by its two largest units: `3 d 4 h`, `12 min 5 s`, `2.5 s`.
+fn span(seconds: f64) -> String {
+    let whole = seconds as u64;
+    match whole {
+        0..60 => format!("{seconds:.1} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        3600..86_400 => format!("{} h {} min", whole / 3600, whole / 60 % 60),
+        _ => format!("{} d {} h", whole / 86_400, whole / 3600 % 24),
+    }
+}
+
+fn micros(us: u64) -> String {
+    match us {
+        0..1000 => format!("{us} µs"),
+        1000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
+        _ => format!("{:.1} s", us as f64 / 1e6),
+    }
+}
+
+fn bytes(bytes: u64) -> String {
+    const MIB: f64 = 1024.0 * 1024.0;
+    match bytes as f64 / MIB {
+        mib if mib < 1024.0 => format!("{mib:.1} MiB"),
+        mib => format!("{:.1} GiB", mib / 1024.0),
+    }
+}
