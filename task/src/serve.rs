@@ -19,6 +19,7 @@ use task_host::run_dir::{Base, SOCKET};
 use task_host::screen::Screen;
 use task_host::socket::{Socket, remove_stale};
 use task_host::spawn::WorkerSpec;
+use task_host::store::{SERVE, Store};
 use task_host::supervisor::{Ended, Policy, Restart, ServicePhase, Status, Supervisor};
 use task_proto::limits::{Limits, PENDING_RELOADS};
 use tokio::sync::Notify;
@@ -66,6 +67,7 @@ async fn live(config: &ServeConfig, given: Option<Socket>) -> Result<(), Failure
     let journal = Journal::new(&format!("{:08x}", rand::random::<u32>()), screen(config));
     // It is set once in a process, here.
     let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(journal.layer()));
+    let log = journal.write_to(Store::locate(), SERVE);
     let ended = served(config, given, &base, &journal, &mut signals, &terminal).await;
     // For the log: on the screen the failure is the last word.
     if let Err(failure) = &ended
@@ -73,6 +75,7 @@ async fn live(config: &ServeConfig, given: Option<Socket>) -> Result<(), Failure
     {
         tracing::info!(kind = failure.kind(), "failed: {}", failure.text());
     }
+    log.finish();
     drop(lock);
     // Signals stay caught until the process ends: a second one at the last moment shall not change its exit status.
     ended

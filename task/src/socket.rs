@@ -221,9 +221,9 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let socket = Socket::bind(directory(home.path()).as_fd(), Path::new("x"), "rpc.sock").unwrap();
         let flags = rustix::fs::fcntl_getfl(socket.listener()).unwrap();
-        assert!(flags.contains(rustix::fs::OFlags::NONBLOCK));
+        assert!(flags.contains(OFlags::NONBLOCK));
         let flags = rustix::io::fcntl_getfd(socket.listener()).unwrap();
-        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+        assert!(flags.contains(FdFlags::CLOEXEC));
     }
 
     #[test]

@@ -77,9 +77,17 @@ impl Caller {
         self.client.restart(context()).await.map_err(ControlError::Lost)?.map_err(ControlError::Refused)
     }
 
-    /// What is known of a call that this generation had.
-    pub async fn verdict(&self, generation: u64, trace_id: TraceId) -> Result<Verdict, ControlError> {
-        self.client.verdict(context(), generation, trace_id).await.map_err(ControlError::Lost)
+    /// What is known of a call that this generation had, of the host whose run is called `instance`.
+    pub async fn verdict(
+        &self,
+        instance: &str,
+        generation: u64,
+        trace_id: TraceId,
+    ) -> Result<Verdict, ControlError> {
+        self.client
+            .verdict(context(), instance.to_owned(), generation, trace_id)
+            .await
+            .map_err(ControlError::Lost)
     }
 
     /// Stops the service, and waits until its process is gone.

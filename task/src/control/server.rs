@@ -162,8 +162,11 @@ impl Control for Answers {
         self.stop.notify_one();
     }
 
-    async fn verdict(self, _: Context, generation: u64, trace_id: TraceId) -> Verdict {
+    async fn verdict(self, _: Context, instance: String, generation: u64, trace_id: TraceId) -> Verdict {
         let _busy = self.peer.work();
+        if instance != self.supervisor.run() {
+            return Verdict::Unknown;
+        }
         self.supervisor.verdict(generation, trace_id.0).await
     }
 }

@@ -258,7 +258,8 @@ fn a_directory_of_somebody_else_is_refused() {
     assert!(matches!(error, RunDirError::Foreign { .. }), "{error}");
     let text = error.to_string();
     assert!(text.contains(path.to_str().unwrap()) && text.contains("--runtime-dir"), "{text}");
-    let xdg = Base::find(None, Some(path.as_os_str()), &std::env::temp_dir().join("task-test")).unwrap();
+    let xdg =
+        Base::at(&place(None, Some(path.as_os_str()), &std::env::temp_dir().join("task-test"))).unwrap();
     assert!(!xdg.path().starts_with(path), "an XDG directory that is not ours is passed over");
     fs::remove_dir_all(std::env::temp_dir().join("task-test")).unwrap();
 }
@@ -320,7 +321,7 @@ fn an_xdg_directory_that_cannot_be_written_is_passed_over_but_a_chosen_one_is_an
             fs::create_dir(&xdg).unwrap();
             fs::set_permissions(&xdg, fs::Permissions::from_mode(0o500)).unwrap();
             assert!(
-                Base::find(None, Some(xdg.as_os_str()), home.path())
+                Base::at(&place(None, Some(xdg.as_os_str()), home.path()))
                     .unwrap()
                     .path()
                     .ends_with(format!("task-{}", rustix::process::geteuid().as_raw()))

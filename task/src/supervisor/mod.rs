@@ -67,6 +67,11 @@ impl Supervisor {
         &self.socket
     }
 
+    /// Name of the host's run: what the workers' greetings call its instance.
+    pub fn run(&self) -> &str {
+        &self.run
+    }
+
     /// The limits that the workers keep.
     pub fn limits(&self) -> &Limits {
         &self.limits
