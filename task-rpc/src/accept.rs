@@ -3,33 +3,35 @@
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::io;
+use std::os::unix::net::UnixListener;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tarpc::server::Serve;
-use task_proto::limits::{ACCEPT_BACKOFF, ACCEPT_BACKOFF_MAX, HEARTBEAT};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use task_proto::limits::{ACCEPT_BACKOFF, ACCEPT_BACKOFF_MAX, BACKLOG, HEARTBEAT};
+use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::connection::{self, Connection, Shared};
+use crate::seats::{Seat, Seats};
 
-/// Serves what comes through the listener until `end`; then the listener is closed (this copy of it: it is never
-/// shut down, as the next generation accepts from it), every connection is shut for reading, and what was sent
-/// before is answered. Ticks the heartbeat all the while.
+/// Serves what comes through the listener until `end`; then every connection is shut for reading, those that wait in
+/// the backlog too, what was sent before is answered, and the listener is closed (this copy of it: it is never shut
+/// down, as the next generation accepts from it). Ticks the heartbeat all the while.
 pub(crate) async fn serve<S>(
-    listener: UnixListener,
+    listener: AsyncFd<UnixListener>,
     shared: Rc<Shared>,
     make: impl Fn(&Connection) -> S + 'static,
     end: impl Future<Output = ()>,
 ) where
     S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone + 'static,
 {
-    let (drain, draining) = watch::channel(false);
     let connections = RefCell::new(JoinSet::new());
     let heart = shared.scores.clone();
     let beat = async {
@@ -42,24 +44,22 @@ pub(crate) async fn serve<S>(
     };
     let work = async {
         let make = Rc::new(make);
-        let limit = shared.limits.connections;
+        let seats = Seats::new(shared.limits.connections);
+        let welcome = |stream, seat| {
+            let connection = connection::serve(stream, Rc::clone(&shared), Rc::clone(&make), seat);
+            let mut connections = connections.borrow_mut();
+            while let Some(ended) = connections.try_join_next() {
+                report(ended);
+            }
+            connections.spawn_local(connection);
+        };
         let mut end = pin!(end);
         tokio::select! {
             () = &mut end => {}
-            never = accept(&listener, limit, |stream, permit| {
-                let connection = connection::serve(stream, Rc::clone(&shared), Rc::clone(&make), draining.clone());
-                let mut connections = connections.borrow_mut();
-                while let Some(ended) = connections.try_join_next() {
-                    report(ended);
-                }
-                connections.spawn_local(async move {
-                    connection.await;
-                    drop(permit);
-                });
-            }) => match never {},
+            never = accept(&listener, &seats, &welcome) => match never {},
         }
-        drop(listener);
-        drain.send_replace(true);
+        seats.close();
+        sweep(listener, &seats, &welcome).await;
         let mut connections = connections.take();
         while let Some(ended) = connections.join_next().await {
             report(ended);
@@ -72,46 +72,104 @@ pub(crate) async fn serve<S>(
 }
 
 async fn accept(
-    listener: &UnixListener,
-    limit: usize,
-    welcome: impl Fn(UnixStream, OwnedSemaphorePermit),
+    listener: &AsyncFd<UnixListener>,
+    seats: &Rc<Seats>,
+    welcome: &impl Fn(UnixStream, Rc<Seat>),
 ) -> Infallible {
-    let room = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
-    let us = rustix::process::getuid().as_raw();
-    let mut backoff = ACCEPT_BACKOFF;
+    let mut backoff = Backoff::default();
     loop {
         // Before `accept`: whom there is no room for waits in the backlog, not in an open connection.
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
-            unreachable!("nobody closes the semaphore")
+        let seat = seats.take(waited_for(listener)).await;
+        let accepted = loop {
+            match listener
+                .readable()
+                .await
+                .map(|mut ready| ready.try_io(|listener| listener.get_ref().accept()))
+            {
+                Ok(Ok(accepted)) => break accepted,
+                Ok(Err(_would_block)) => {}
+                Err(error) => break Err(error),
+            }
         };
-        match listener.accept().await {
+        match accepted {
             Ok((stream, _)) => {
-                backoff = ACCEPT_BACKOFF;
-                match stream.peer_cred() {
-                    Ok(peer) if peer.uid() == us || peer.uid() == 0 => welcome(stream, permit),
-                    Ok(peer) => {
-                        let (uid, pid) = (peer.uid(), peer.pid());
-                        tracing::warn!(
-                            log.target = "worker",
-                            uid,
-                            pid,
-                            "refused a connection of another user"
-                        );
-                    }
-                    Err(error) => {
-                        tracing::warn!(log.target = "worker", %error, "refused a connection of nobody");
-                    }
-                }
+                backoff = Backoff::default();
+                admit(stream, seat, welcome);
             }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => {
-                // No descriptor or memory left, most likely; the connection stays in the backlog.
-                let wait_ms = backoff.as_millis() as u64;
-                tracing::warn!(log.target = "worker", %error, wait_ms, "cannot accept a connection");
-                sleep(backoff).await;
-                backoff = (backoff * 2).min(ACCEPT_BACKOFF_MAX);
-            }
+            Err(error) => backoff.wait(&error).await,
         }
+    }
+}
+
+/// Accepts what was in the backlog when the drain began: nobody else might. Who connects from then on is left alone,
+/// but for the few that come before the backlog is seen empty.
+async fn sweep(listener: AsyncFd<UnixListener>, seats: &Rc<Seats>, welcome: &impl Fn(UnixStream, Rc<Seat>)) {
+    let listener = listener.into_inner();
+    let mut backoff = Backoff::default();
+    let mut left = BACKLOG + 1;
+    while left > 0 && is_waited_for(&listener) {
+        // Nobody is to be told to leave: all have been.
+        let seat = seats.take(std::future::pending()).await;
+        match listener.accept() {
+            Ok((stream, _)) => {
+                left -= 1;
+                admit(stream, seat, welcome);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) => backoff.wait(&error).await,
+        }
+    }
+}
+
+fn admit(stream: std::os::unix::net::UnixStream, seat: Rc<Seat>, welcome: &impl Fn(UnixStream, Rc<Seat>)) {
+    let us = rustix::process::getuid().as_raw();
+    let stream = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
+    match stream.and_then(|stream| Ok((stream.peer_cred()?, stream))) {
+        Ok((peer, stream)) if peer.uid() == us || peer.uid() == 0 => welcome(stream, seat),
+        Ok((peer, _)) => {
+            let (uid, pid) = (peer.uid(), peer.pid());
+            tracing::warn!(log.target = "worker", uid, pid, "refused a connection of another user");
+        }
+        Err(error) => tracing::warn!(log.target = "worker", %error, "refused a connection of nobody"),
+    }
+}
+
+/// Resolves when somebody waits in the backlog.
+async fn waited_for(listener: &AsyncFd<UnixListener>) {
+    // It fails only where the runtime ends.
+    while let Ok(mut ready) = listener.readable().await {
+        // What is remembered may be of a connection that has been accepted since.
+        if is_waited_for(listener.get_ref()) {
+            return;
+        }
+        ready.clear_ready();
+    }
+}
+
+fn is_waited_for(listener: &UnixListener) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
+}
+
+/// The wait after `accept` failed.
+struct Backoff(Duration);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Backoff(ACCEPT_BACKOFF)
+    }
+}
+
+impl Backoff {
+    async fn wait(&mut self, error: &io::Error) {
+        if error.kind() == io::ErrorKind::ConnectionAborted {
+            return;
+        }
+        // No descriptor or memory left, most likely; the connection stays in the backlog.
+        let wait_ms = self.0.as_millis() as u64;
+        tracing::warn!(log.target = "worker", %error, wait_ms, "cannot accept a connection");
+        sleep(self.0).await;
+        self.0 = (self.0 * 2).min(ACCEPT_BACKOFF_MAX);
     }
 }
 

@@ -1,6 +1,7 @@
 //! One connection: what it speaks, its calls, its end.
 
 use std::error::Error;
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsFd;
 use std::pin::pin;
@@ -8,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use rustix::net::{Shutdown, shutdown};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,11 +19,11 @@ use task_proto::scoreboard::Scores;
 use task_proto::wire::{self, Attachments, FdStream, Greeting, Hangup};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::watch;
 
 use crate::blamed::Blamed;
 use crate::call::Observed;
 use crate::log::CallLevel;
+use crate::seats::Seat;
 
 /// What a service may know of the connection whose calls it answers.
 #[derive(Debug, Clone)]
@@ -49,17 +50,17 @@ pub(crate) struct Shared {
 /// What a connection hears that speaks no protocol of this socket.
 const SPOKEN_HERE: &[u8] = b"task-rpc: this socket speaks tarpc in length-delimited frames\n";
 
-/// Serves a connection to its end: EOF and all answers given, the client gone, or `draining` and all answers given.
+/// Serves a connection to its end: EOF and all answers given, the client gone, or told to leave and all answers given.
 pub(crate) async fn serve<S>(
     stream: UnixStream,
     shared: Rc<Shared>,
     make: Rc<impl Fn(&Connection) -> S>,
-    draining: watch::Receiver<bool>,
+    seat: Rc<Seat>,
 ) where
     S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone,
 {
     let _open = shared.scores.connect();
-    if let Err(error) = converse(stream, &shared, &*make, draining).await {
+    if let Err(error) = converse(stream, &shared, &*make, &seat).await {
         // tarpc's own text says only where it failed.
         let cause = error.source().map(tracing::field::display);
         if is_of_a_client_that_left(&*error) {
@@ -91,7 +92,7 @@ async fn converse<S>(
     stream: UnixStream,
     shared: &Rc<Shared>,
     make: &impl Fn(&Connection) -> S,
-    mut draining: watch::Receiver<bool>,
+    seat: &Seat,
 ) -> Result<(), Box<dyn Error>>
 where
     S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone,
@@ -99,7 +100,7 @@ where
     let mut stream = FdStream::new(stream, shared.limits.attachments);
     let first = tokio::select! {
         first = stream.first_byte() => first?,
-        _ = draining.wait_for(|draining| *draining) => {
+        () = seat.told_to_leave() => {
             shut(&stream);
             stream.first_byte().await?
         }
@@ -125,20 +126,21 @@ where
     transport.greet(&shared.greeting).await?;
     let mut requests = pin!(BaseChannel::new(config, transport).requests());
     let mut handlers = FuturesUnordered::new();
-    let mut shut_down = false;
     loop {
         tokio::select! {
             biased;
             // The client is gone: dropping its calls cancels them.
             () = &mut hangup => return Ok(()),
-            _ = draining.wait_for(|draining| *draining), if !shut_down => {
-                shut(requests.channel().transport());
-                shut_down = true;
-            }
+            () = seat.told_to_leave() => shut(requests.channel().transport()),
             // Before the requests, so that replies which are ready together leave in one write.
             Some(()) = handlers.next() => {}
             // Polled however many calls are in flight: deadlines, cancels and the sending of replies hang on it.
-            request = requests.next() => match request {
+            request = poll_fn(|cx| {
+                let next = requests.as_mut().poll_next(cx);
+                let channel = requests.channel();
+                seat.note(channel.in_flight_requests() == 0 && channel.transport().is_quiet());
+                next
+            }) => match request {
                 Some(request) => handlers.push(wire::execute(request?, service.clone())),
                 None => return Ok(()),
             },

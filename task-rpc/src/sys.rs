@@ -1,10 +1,13 @@
 //! What the worker asks of the system through unsafe calls, and the only file for it.
 #![expect(
     unsafe_code,
-    reason = "signal mask and dispositions, closing foreign descriptors, leaving without unwinding"
+    reason = "signal mask and dispositions, closing foreign descriptors, watching the listener, leaving without unwinding"
 )]
 
 use std::io;
+use std::os::unix::net::UnixListener;
+
+use tokio::io::unix::AsyncFd;
 
 /// Lets every signal through: a mask is inherited, and the parent's need not be ours.
 pub(crate) fn unblock_signals() -> io::Result<()> {
@@ -31,6 +34,13 @@ pub(crate) fn close_stray_descriptors() -> io::Result<()> {
     // an owner. The call itself touches no memory.
     let done = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The listener, with word of when somebody waits in its backlog (tokio's own listener only accepts).
+pub(crate) fn watched(listener: UnixListener) -> io::Result<AsyncFd<UnixListener>> {
+    // SAFETY: the listener is an open descriptor that nobody else owns; the `AsyncFd` lends it only shared, through
+    // which it cannot be replaced, so it stays open and the same until it is deregistered.
+    Ok(unsafe { AsyncFd::register(listener) }?)
 }
 
 /// Ends the process at once, from any thread: no destructor, no exit handler, nothing that could wait.

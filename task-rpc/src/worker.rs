@@ -14,6 +14,7 @@ use task_proto::handshake::Hello;
 use task_proto::limits::{DRAIN, Limits};
 use task_proto::scoreboard::{Board, Scores};
 use task_proto::wire::Greeting;
+use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
@@ -25,7 +26,7 @@ use crate::error::{Context, WorkerError};
 use crate::log::CallLevel;
 use crate::signals::Ends;
 use crate::supervised::Start;
-use crate::{accept, lifeline, log, signals, standalone, supervised};
+use crate::{accept, lifeline, log, signals, standalone, supervised, sys};
 
 /// A process that serves calls: under a host, or alone.
 #[derive(Debug)]
@@ -161,8 +162,8 @@ fn runtime() -> Result<Runtime, WorkerError> {
     Builder::new_current_thread().enable_io().enable_time().build().context("cannot start the runtime")
 }
 
-fn listener(listener: UnixListener) -> Result<tokio::net::UnixListener, WorkerError> {
-    tokio::net::UnixListener::from_std(listener).context("cannot use the listener")
+fn listener(listener: UnixListener) -> Result<AsyncFd<UnixListener>, WorkerError> {
+    sys::watched(listener).context("cannot use the listener")
 }
 
 fn shared(

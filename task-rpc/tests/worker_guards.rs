@@ -4,7 +4,7 @@
 mod support;
 
 use std::fs::{self, Permissions};
-use std::io::{IoSlice, Read};
+use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
@@ -15,9 +15,12 @@ use std::process::Command;
 use rustix::fs::Uid;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::{Signal, geteuid};
-use support::{Alone, Host, Process, client, context, shown};
+use support::{Alone, Host, Process, client, context, on_a_pipe, shown};
 use task_proto::handshake::{Answer, Hello};
 use task_proto::limits::Limits;
+use task_proto::stats::StatsClient;
+use task_proto::wire::Outgoing;
+use tokio::task::JoinHandle;
 
 /// A worker under the test as its host, started by this shell script; `exec "$@"` becomes the worker.
 fn host_through(script: &str) -> Host {
@@ -127,15 +130,52 @@ fn another_users_connection_is_closed_and_logged() {
     assert!(line.contains(&format!(r#""pid":{}"#, std::process::id())), "{line}");
 }
 
-#[tokio::test]
-async fn one_connection_more_than_the_limit_waits_until_one_leaves() {
+/// A worker that takes so many connections.
+fn host_of(connections: usize) -> Host {
     let mut host = Host::spawn(|_| {});
-    let hello = Hello { limits: Limits { connections: 2, ..Limits::default() }, ..host.hello() };
+    let hello = Hello { limits: Limits { connections, ..Limits::default() }, ..host.hello() };
     assert!(matches!(host.greet(&hello), Ok(Answer::Ready(_))), "{}", host.process.end().1);
-    let (first, outgoing) = client(&host.socket).await;
-    let (second, _second) = client(&host.socket).await;
-    first.ping(context()).await.unwrap();
-    second.ping(context()).await.unwrap();
+    host
+}
+
+/// A call that is in flight for as long as the writer is open.
+async fn call_in_flight(
+    host: &Host,
+    (client, outgoing): &(StatsClient, Outgoing),
+) -> (JoinHandle<u64>, std::io::PipeWriter) {
+    let before = host.board.read().unwrap().calls.len();
+    let (client, (query, writer)) = (client.clone(), on_a_pipe(outgoing));
+    let call = tokio::spawn(async move { client.mean(context(), query).await.unwrap().unwrap().count });
+    shown(host, |seen| seen.calls.len() > before).await;
+    (call, writer)
+}
+
+#[tokio::test]
+async fn who_is_one_too_many_gets_the_place_of_the_connection_idle_longest() {
+    let host = host_of(3);
+    let busy = client(&host.socket).await;
+    let (call, mut input) = call_in_flight(&host, &busy).await;
+    let [idle_longer, idle] = [client(&host.socket).await, client(&host.socket).await];
+    idle_longer.0.ping(context()).await.unwrap();
+    idle.0.ping(context()).await.unwrap();
+    let late = client(&host.socket).await;
+    late.0.ping(context()).await.unwrap();
+    assert_eq!(host.board.read().unwrap().connections, 3);
+    // Its connection has ended, so that nothing is sent on it.
+    idle_longer.0.ping(context()).await.unwrap_err();
+    assert_eq!(host.board.read().unwrap().calls_total, 3);
+    idle.0.ping(context()).await.unwrap();
+    input.write_all(b"1 2 3").unwrap();
+    drop(input);
+    assert_eq!(call.await.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn who_is_one_too_many_waits_while_all_others_have_calls_in_flight() {
+    let host = host_of(2);
+    let [first, second] = [client(&host.socket).await, client(&host.socket).await];
+    let (first_call, mut first_input) = call_in_flight(&host, &first).await;
+    let (second_call, second_input) = call_in_flight(&host, &second).await;
     let (third, _third) = client(&host.socket).await;
     let waiting = tokio::spawn(async move { third.ping(context()).await });
     // Two beats: the worker's loop has looked at its listener since.
@@ -143,8 +183,27 @@ async fn one_connection_more_than_the_limit_waits_until_one_leaves() {
     let seen = shown(&host, |seen| seen.heartbeat > beat + 1).await;
     assert_eq!((seen.connections, seen.connections_total), (2, 2));
     assert!(!waiting.is_finished());
-    drop((first, outgoing));
+    first_input.write_all(b"1 2 3").unwrap();
+    drop(first_input);
+    assert_eq!(first_call.await.unwrap(), 3);
     waiting.await.unwrap().unwrap();
+    assert_eq!(host.board.read().unwrap().calls.len(), 1, "the other is still at it");
+    drop(second_input);
+    second_call.await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_caller_behind_a_crowd_of_idle_connections_is_answered_at_once() {
+    let host = Host::start();
+    let crowd: Vec<_> = (0..500).map(|_| UnixStream::connect(&host.socket).unwrap()).collect();
+    let began = std::time::Instant::now();
+    let (client, _outgoing) = client(&host.socket).await;
+    client.ping(context()).await.unwrap();
+    let took = began.elapsed();
+    assert!(took < std::time::Duration::from_secs(2), "{took:?}");
+    let seen = host.board.read().unwrap();
+    assert_eq!((seen.connections, seen.connections_total), (64, 501));
+    drop(crowd);
 }
 
 /// The sockets that a process holds, as often as it holds them.

@@ -116,6 +116,40 @@ async fn term_drains_and_leaves_the_listener_to_the_next_generation() {
 }
 
 #[tokio::test]
+async fn what_was_sent_to_a_full_worker_before_term_is_answered() {
+    let mut host = Host::spawn(|_| {});
+    let limits = Limits { connections: 1, ..Limits::default() };
+    host.greet(&Hello { limits: limits.clone(), ..host.hello() }).unwrap();
+    let (first, outgoing) = client(&host.socket).await;
+    let (query, mut writer) = on_a_pipe(&outgoing);
+    let call = tokio::spawn({
+        let first = first.clone();
+        async move { first.median(context(), query).await }
+    });
+    shown(&host, |seen| !seen.calls.is_empty()).await;
+    let mut waiting = Vec::new();
+    for id in 0..3 {
+        let stream = FdStream::new(wire::connect(&host.socket).await.unwrap(), 0);
+        let mut transport = wire::client::<StatsRequest, StatsResponse>(stream, &limits);
+        let request = Request { context: context(), id, message: StatsRequest::Ping {} };
+        transport.send(ClientMessage::Request(request)).await.unwrap();
+        waiting.push(transport);
+    }
+    host.process.signal(Signal::TERM);
+    refused(&first).await;
+    writer.write_all(b"5 7 6").unwrap();
+    drop(writer);
+    assert_eq!(call.await.unwrap().unwrap().unwrap().count, 3);
+    for (id, mut transport) in (0..).zip(waiting) {
+        let reply = tokio::time::timeout(support::PATIENCE, transport.next()).await.expect("an answer");
+        let reply = reply.unwrap().unwrap();
+        assert_eq!((reply.request_id, reply.message.is_ok()), (id, true));
+        assert!(transport.next().await.is_none(), "then it ends");
+    }
+    host.process.end_well();
+}
+
+#[tokio::test]
 async fn a_client_that_hangs_up_cancels_its_calls() {
     let host = Host::start();
     let limits = Limits::default();
@@ -279,7 +313,8 @@ async fn a_call_shows_whether_it_waits_for_its_input_or_computes() {
     });
     let at = |activity| move |seen: &Snapshot| seen.calls.iter().any(|call| call.activity == activity);
     shown(&host, at(Activity::Waiting)).await;
-    let text: String = (0..500_000).map(|number| format!("{}\n", number * 1_000_003_u64 % 500_000)).collect();
+    let words = (0..500_000).map(|number| (number * 1_000_003_u64 % 500_000).to_string());
+    let text = words.collect::<Vec<_>>().join(" ");
     let writing = std::thread::spawn(move || writer.write_all(text.as_bytes()).unwrap());
     assert_eq!(call.await.unwrap().unwrap().unwrap().count, 500_000);
     writing.join().unwrap();

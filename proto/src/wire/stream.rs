@@ -74,6 +74,11 @@ impl FdStream {
         self.ended
     }
 
+    /// Whether all that was received has been read.
+    pub(crate) fn is_read(&self) -> bool {
+        self.unread.is_empty()
+    }
+
     /// Bytes written so far.
     pub(crate) fn written(&self) -> u64 {
         self.written

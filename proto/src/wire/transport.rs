@@ -75,6 +75,16 @@ impl<Req, Resp> ServerTransport<Req, Resp> {
     pub fn attachments(&self) -> &Attachments {
         self.inner.get_ref().get_ref().attachments()
     }
+
+    /// Whether nothing of it is half read, half written or held back.
+    pub fn is_quiet(&self) -> bool {
+        let frames = self.inner.get_ref();
+        matches!(self.state, State::Reading)
+            && self.held.is_empty()
+            && frames.read_buffer().is_empty()
+            && frames.write_buffer().is_empty()
+            && frames.get_ref().is_read()
+    }
 }
 
 impl<Req, Resp: Serialize> ServerTransport<Req, Resp> {
