@@ -6,12 +6,14 @@ use std::os::unix::fs::FileExt;
 
 use task_proto::limits::LOG_RECORD;
 
+use crate::store::LogFile;
+
 const BLOCK: u64 = 64 * 1024;
 
 /// A file that is read backward from a fixed end; what is appended later is not seen.
 #[derive(Debug)]
-pub struct Backward {
-    file: File,
+pub struct Backward<'a> {
+    file: &'a File,
     /// What lies before here is not read yet.
     unread: u64,
     /// Bytes from `unread` on, up to where lines were handed out.
@@ -29,9 +31,13 @@ pub enum Line {
     TooLong,
 }
 
-impl Backward {
-    /// Reads the first `length` bytes of the file.
-    pub fn new(file: File, length: u64) -> Self {
+impl<'a> Backward<'a> {
+    /// Reads the file as it was when it was opened.
+    pub fn new(log: &'a LogFile) -> Self {
+        Backward::of(&log.file, log.length)
+    }
+
+    fn of(file: &'a File, length: u64) -> Self {
         Backward { file, unread: length, begun: Vec::new(), too_long: false }
     }
 
@@ -83,7 +89,7 @@ mod tests {
     fn lines(content: &[u8]) -> Vec<Line> {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(content).unwrap();
-        let mut backward = Backward::new(file, content.len() as u64);
+        let mut backward = Backward::of(&file, content.len() as u64);
         std::iter::from_fn(|| backward.previous().unwrap()).collect()
     }
 

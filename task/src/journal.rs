@@ -113,7 +113,17 @@ impl Journal {
 
     /// Takes out everything kept, as lines for the log in order.
     pub fn take(&self) -> Vec<u8> {
+        self.take_from(self.pages())
+    }
+
+    /// The same, with the number of records that were dropped in place of the records that say so.
+    fn take_and_count(&self) -> (Vec<u8>, u64) {
         let mut pages = self.pages();
+        let dropped = pages.host.forget_dropped() + pages.workers.forget_dropped();
+        (self.take_from(pages), dropped)
+    }
+
+    fn take_from(&self, mut pages: MutexGuard<'_, Pages>) -> Vec<u8> {
         let mut lines = pages.host.take("the host", &self.run);
         lines.extend(pages.workers.take("workers", &self.run));
         drop(pages);
@@ -141,12 +151,6 @@ impl Journal {
     fn end(&self) {
         self.pages().ending = true;
         self.book.news.notify_one();
-    }
-
-    /// How many records were dropped since they were last told of; they count as told.
-    fn take_dropped(&self) -> u64 {
-        let mut pages = self.pages();
-        pages.host.take_dropped() + pages.workers.take_dropped()
     }
 
     fn pages(&self) -> MutexGuard<'_, Pages> {
@@ -215,7 +219,7 @@ impl Kept {
         self.lines.is_empty() && self.dropped == 0
     }
 
-    fn take_dropped(&mut self) -> u64 {
+    fn forget_dropped(&mut self) -> u64 {
         self.last_dropped = None;
         std::mem::take(&mut self.dropped)
     }

@@ -9,6 +9,7 @@ pub mod backward;
 pub mod capture;
 pub mod client;
 pub mod control;
+pub mod follow;
 pub mod journal;
 pub mod lock;
 pub mod query;

@@ -1,7 +1,8 @@
 //! Finds the last records of the log that are asked for, in order of time.
 //!
-//! A run's records stand together, where the run ended; so those of runs that went side by side are out of order in
-//! the file. What is read is therefore kept until everything that lies before it must be older.
+//! A service's records stand in its file as they came. A run's stand together, where the run ended; so those of runs
+//! that went side by side are out of order in theirs. What is read is therefore kept until everything that lies before
+//! it must be older.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -11,7 +12,7 @@ use task_proto::limits::LOG_LOCK;
 
 use crate::backward::{Backward, Line};
 use crate::record::{Level, Record};
-use crate::store::StoreError;
+use crate::store::{Log, SERVE, StoreError};
 
 /// Which records are asked for.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +25,10 @@ pub struct Query {
     pub run: Option<String>,
     /// Only of this call.
     pub trace: Option<String>,
+    /// Only from this time on.
+    pub since: Option<Timestamp>,
+    /// Only up to this time.
+    pub until: Option<Timestamp>,
 }
 
 /// What was found.
@@ -39,37 +44,43 @@ impl Query {
     /// Whether it asks for this record.
     pub fn matches(&self, record: &Record) -> bool {
         record.level >= self.level
+            && self.since.is_none_or(|since| record.time >= since)
+            && self.until.is_none_or(|until| record.time <= until)
             && self.source.as_ref().is_none_or(|source| *source == record.source)
             && self.run.as_ref().is_none_or(|run| record.run.starts_with(run.as_str()))
             && self.trace.as_ref().is_none_or(|trace| record.trace_id.as_ref() == Some(trace))
     }
 
-    /// The last `count` records in files that follow each other, youngest first. Memory goes by `count`, and reading
-    /// stops where only older ones can follow.
-    pub fn last(&self, count: usize, files: Vec<Backward>) -> Result<Found, StoreError> {
+    /// The last `count` records of these logs. Memory goes by `count`, and reading stops where only older ones can
+    /// follow.
+    pub fn last(&self, count: usize, logs: &[Log]) -> Result<Found, StoreError> {
         // The oldest on top, to be dropped first.
         let mut kept: BinaryHeap<Reverse<(Timestamp, u64, Vec<u8>)>> = BinaryHeap::new();
         let mut broken = 0;
-        let mut run = String::new();
-        'files: for mut file in files {
-            while let Some(line) = file.previous().map_err(StoreError::Read)? {
-                let Some((line, record)) = parse(line) else {
-                    broken += 1;
-                    continue;
-                };
-                if record.run != run {
-                    // The end of a run's records. The run before ended no later, or waited for the lock.
-                    if kept.len() >= count
-                        && kept.peek().is_none_or(|Reverse((oldest, ..))| record.time < *oldest - slack())
-                    {
-                        break 'files;
+        for log in logs {
+            let mut run = None;
+            let files = log.files.iter().map(Backward::new);
+            'log: for mut file in files {
+                while let Some(line) = file.previous().map_err(StoreError::Read)? {
+                    let Some((line, record)) = parse(line) else {
+                        broken += 1;
+                        continue;
+                    };
+                    // What lies before the last record of a run, or before any of a service, was written earlier.
+                    if log.name == SERVE || run.as_ref() != Some(&record.run) {
+                        let oldest = kept.peek().map(|Reverse((oldest, ..))| *oldest);
+                        let wanted = if kept.len() < count { self.since } else { oldest.max(self.since) };
+                        let none_wanted = count == 0 && kept.is_empty();
+                        if none_wanted || wanted.is_some_and(|wanted| record.time < wanted - slack()) {
+                            break 'log;
+                        }
+                        run = Some(record.run.clone());
                     }
-                    run.clone_from(&record.run);
-                }
-                if self.matches(&record) {
-                    kept.push(Reverse((record.time, record.seq, line)));
-                    if kept.len() > count {
-                        kept.pop();
+                    if self.matches(&record) {
+                        kept.push(Reverse((record.time, record.seq, line)));
+                        if kept.len() > count {
+                            kept.pop();
+                        }
                     }
                 }
             }
@@ -85,7 +96,7 @@ fn parse(line: Line) -> Option<(Vec<u8>, Record)> {
     Some((line, record))
 }
 
-/// How much later than its last record a run may have come to write: its last steps, and the wait for the lock.
+/// How much later than said a record may have come to be written: a run's last steps, and the wait for the lock.
 fn slack() -> SignedDuration {
     SignedDuration::try_from(LOG_LOCK * 5).unwrap_or_default()
 }

@@ -38,8 +38,8 @@ pub struct Screen {
 pub struct Style {
     /// With colours.
     pub color: bool,
-    /// With the date before the time.
-    pub date: bool,
+    /// With the date before the time, and the run after it: for records of more than one run.
+    pub dated: bool,
     /// The local time zone, once it is needed: finding it reads files.
     zone: Option<TimeZone>,
 }
@@ -110,16 +110,16 @@ impl Screen {
 }
 
 impl Style {
-    /// A style for text on `color` or plain, with or without the date.
-    pub fn new(color: bool, date: bool) -> Self {
-        Style { color, date, zone: None }
+    /// A style for coloured or plain text, for a run at hand or with date and run.
+    pub fn new(color: bool, dated: bool) -> Self {
+        Style { color, dated, zone: None }
     }
 
     /// Appends the record as one line: `09:14:02.101 INFO task      spawned task-rpc pid=4121`.
     pub fn write(&mut self, text: &mut String, record: &Record) {
         let zone = self.zone.get_or_insert_with(TimeZone::system);
         let time = record.time.to_zoned(zone.clone());
-        let format = if self.date { "%Y-%m-%d %H:%M:%S.%3f" } else { "%H:%M:%S.%3f" };
+        let format = if self.dated { "%Y-%m-%d %H:%M:%S.%3f" } else { "%H:%M:%S.%3f" };
         let (dim, tint, plain) = match (self.color, record.level) {
             (false, _) => ("", "", ""),
             (true, Level::Error) => ("\x1b[2m", "\x1b[31m", "\x1b[0m"),
@@ -132,8 +132,9 @@ impl Style {
         let width = 13 - level.len();
         let _ = write!(
             text,
-            "{dim}{}{plain} {tint}{level}{plain} {:<width$} {}",
+            "{dim}{}{}{plain} {tint}{level}{plain} {:<width$} {}",
             time.strftime(format),
+            if self.dated { format!(" {}", Escaped(&record.run)) } else { String::new() },
             Escaped(&record.source).to_string(),
             said(&record.message, &record.fields)
         );

@@ -17,8 +17,6 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use task_proto::limits::{LOG_FILE, LOG_FILES, LOG_LOCK, LOG_LOCK_RETRY};
 
-use crate::backward::Backward;
-
 /// The log of one-shot runs.
 pub const RUNS: &str = "runs.jsonl";
 /// The log of `task serve`.
@@ -79,10 +77,16 @@ impl Store {
         if lines.is_empty() {
             return Ok(());
         }
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).map_err(fault("make", &self.dir))?;
         let path = self.dir.join(name);
         loop {
-            let file = open_to_write(&path).map_err(fault("open", &path))?;
+            let file = match open_to_write(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.make_dir()?;
+                    open_to_write(&path)
+                }
+                file => file,
+            };
+            let file = file.map_err(fault("open", &path))?;
             lock(&file, FlockOperation::NonBlockingLockExclusive).map_err(fault("lock", &path))?;
             if !is_current(&file, &path).map_err(fault("look at", &path))? {
                 continue; // rotated while we waited
@@ -96,27 +100,85 @@ impl Store {
         }
     }
 
-    /// Opens the file of this name and those it was rotated to, youngest first, to be read from their ends.
-    pub fn backward(&self, name: &str) -> Result<Vec<Backward>, StoreError> {
+    /// Opens the file of this name and those it was rotated to, to be read.
+    pub fn open(&self, name: &'static str) -> Result<Log, StoreError> {
         let current = self.dir.join(name);
-        let mut files: Vec<Backward> = Vec::new();
-        let mut seen = Vec::new();
-        // Rotation gives files higher numbers: going up, one may come twice but none is missed.
-        for path in (0..LOG_FILES).map(|number| numbered(&current, number)) {
-            let file = match open_to_read(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                file => file.map_err(fault("open", &path))?,
-            };
-            // A moment without a writer, so that no line is half there. A writer that is stuck is not waited out.
-            let _ = lock(&file, FlockOperation::NonBlockingLockShared);
-            let stat = file.metadata().map_err(fault("look at", &path))?;
-            let _ = flock(&file, FlockOperation::Unlock);
-            if !seen.contains(&(stat.dev(), stat.ino())) {
-                seen.push((stat.dev(), stat.ino()));
-                files.push(Backward::new(file, stat.len()));
+        loop {
+            let before = identity(&current).map_err(fault("look at", &current))?;
+            let mut files: Vec<LogFile> = Vec::new();
+            // Rotation gives files higher numbers: going up, one may come twice but none is missed.
+            for path in (0..LOG_FILES).map(|number| numbered(&current, number)) {
+                let file = match open_to_read(&path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    file => file.and_then(LogFile::new).map_err(fault("open", &path))?,
+                };
+                if files.iter().all(|other| other.id != file.id) {
+                    files.push(file);
+                }
+            }
+            // Yet a younger one may have slipped in among the older. Ten megabytes take longer than this, so try again.
+            if identity(&current).map_err(fault("look at", &current))? == before {
+                return Ok(Log { name, files });
             }
         }
-        Ok(files)
+    }
+
+    /// Whether this file has the name still, and so may grow.
+    pub fn is_current(&self, file: &LogFile, name: &str) -> Result<bool, StoreError> {
+        let path = self.dir.join(name);
+        is_current(&file.file, &path).map_err(fault("look at", &path))
+    }
+
+    /// Makes the directory where there is none yet.
+    pub fn make_dir(&self) -> Result<(), StoreError> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).map_err(fault("make", &self.dir))
+    }
+}
+
+/// The files of one name, open.
+#[derive(Debug)]
+pub struct Log {
+    /// [`RUNS`] or [`SERVE`].
+    pub name: &'static str,
+    /// The youngest first.
+    pub files: Vec<LogFile>,
+}
+
+/// A log file that is open. While it is, no other file can be taken for it.
+#[derive(Debug)]
+pub struct LogFile {
+    /// For positioned reads.
+    pub file: File,
+    /// Device and inode.
+    id: (u64, u64),
+    /// Its length when it was opened, in bytes.
+    pub length: u64,
+}
+
+impl LogFile {
+    fn new(file: File) -> io::Result<Self> {
+        let mut opened = LogFile { file, id: (0, 0), length: 0 };
+        let stat = opened.look()?;
+        (opened.id, opened.length) = ((stat.dev(), stat.ino()), stat.len());
+        Ok(opened)
+    }
+
+    /// Its length now, in bytes: what is written, without what is being written.
+    pub fn length_now(&self) -> io::Result<u64> {
+        Ok(self.look()?.len())
+    }
+
+    /// Whether it is the same file.
+    pub fn is(&self, other: &LogFile) -> bool {
+        self.id == other.id
+    }
+
+    /// At a moment without a writer, so that no line is half there. A writer that is stuck is not waited out.
+    fn look(&self) -> io::Result<fs::Metadata> {
+        let _ = lock(&self.file, FlockOperation::NonBlockingLockShared);
+        let stat = self.file.metadata();
+        let _ = flock(&self.file, FlockOperation::Unlock);
+        stat
     }
 }
 
@@ -155,9 +217,14 @@ fn lock(file: &File, operation: FlockOperation) -> io::Result<()> {
 
 fn is_current(file: &File, path: &Path) -> io::Result<bool> {
     let ours = file.metadata()?;
+    Ok(identity(path)? == Some((ours.dev(), ours.ino())))
+}
+
+/// Device and inode of what has this name, if anything has.
+fn identity(path: &Path) -> io::Result<Option<(u64, u64)>> {
     match fs::symlink_metadata(path) {
-        Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Ok(there) => Ok(Some((there.dev(), there.ino()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }

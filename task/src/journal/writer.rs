@@ -6,6 +6,7 @@
 
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
+use std::time::Duration;
 
 use serde_json::Map;
 use task_proto::limits::{LOG_FINISH, LOG_RETRY};
@@ -31,8 +32,10 @@ impl Journal {
         let started = store.map_err(|error| error.to_string()).and_then(|store| {
             let (tell, ended) = channel();
             let journal = self.clone();
-            // Who gave up waiting does not want to be told.
-            let write = move || drop(tell.send(write(&journal, &store, name)));
+            let write = move || {
+                // Who gave up waiting does not want to be told.
+                let _ = tell.send(write(&journal, &store, name));
+            };
             let thread = thread::Builder::new().name("log".into()).spawn(write);
             thread.map(|_| ended).map_err(|error| format!("cannot start a thread: {error}"))
         });
@@ -75,32 +78,39 @@ impl Drop for Writer {
 
 /// Writes until the journal's end; whether all was written.
 fn write(journal: &Journal, store: &Store, name: &str) -> bool {
-    // What could not be written at the last try.
-    let mut stuck: Option<Vec<u8>> = None;
+    let (mut failing, mut waiting) = (false, Vec::new());
     loop {
-        let ending = if stuck.is_some() { journal.await_end(LOG_RETRY) } else { journal.await_records() };
-        let was_stuck = stuck.is_some();
-        let lines = stuck.take().unwrap_or_else(|| journal.take());
+        let ending = match (failing, waiting.is_empty()) {
+            (true, _) => journal.await_end(LOG_RETRY),
+            (false, true) => journal.await_records(),
+            (false, false) => journal.await_end(Duration::ZERO),
+        };
+        let lines = if waiting.is_empty() { journal.take() } else { std::mem::take(&mut waiting) };
         match store.append(name, &lines) {
-            Ok(()) if was_stuck => {
-                let lost = journal.take_dropped();
+            Ok(()) if failing => {
+                // What the journal holds must go out first, or what is to be told would drop more of it.
+                let (held, lost) = journal.take_and_count();
+                (failing, waiting) = (false, held);
                 let level = if lost > 0 { Level::Warn } else { Level::Info };
                 let message = format!("the log is written again; {lost} records in between were lost");
                 journal.say(level, message, Some(lost));
             }
-            // The last look found nothing, and nothing can come that this writer is to wait for.
+            // There was nothing left, and what comes now nobody waits for.
             Ok(()) if ending && lines.is_empty() => return true,
             Ok(()) => {}
             Err(error) => {
-                if !was_stuck {
+                if !failing {
                     let message = format!("the log cannot be written, and work goes on without: {error}");
                     journal.say(Level::Warn, message, None);
                 }
                 if ending {
                     return false;
                 }
-                stuck = Some(lines);
+                (failing, waiting) = (true, lines);
             }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

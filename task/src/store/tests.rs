@@ -24,7 +24,7 @@ fn line(second: u32, run: &str, message: &str) -> String {
 }
 
 fn messages(store: &Store, count: usize) -> Vec<String> {
-    let found = Query::default().last(count, store.backward(RUNS).unwrap()).unwrap();
+    let found = Query::default().last(count, &[store.open(RUNS).unwrap()]).unwrap();
     found.lines.iter().map(|line| Record::from_line(line).unwrap().message).collect()
 }
 
@@ -161,9 +161,9 @@ fn only_the_end_of_a_large_log_is_read() {
     let path = store.dir().join(RUNS);
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, "garbage\n".to_owned() + &text).unwrap();
-    let found = Query::default().last(5, store.backward(RUNS).unwrap()).unwrap();
+    let found = Query::default().last(5, &[store.open(RUNS).unwrap()]).unwrap();
     assert_eq!((found.lines.len(), found.broken), (5, 0));
-    let all = Query::default().last(usize::MAX, store.backward(RUNS).unwrap()).unwrap();
+    let all = Query::default().last(usize::MAX, &[store.open(RUNS).unwrap()]).unwrap();
     assert_eq!((all.lines.len(), all.broken), (3000, 1));
 }
 
@@ -175,7 +175,7 @@ fn a_line_that_a_killed_writer_left_unfinished_spoils_no_other() {
     file.write_all(b"{\"time\":\"2026-").unwrap();
     store.append(RUNS, line(2, "b", "2").as_bytes()).unwrap();
     assert_eq!(messages(&store, 9), ["1", "2"]);
-    assert_eq!(Query::default().last(9, store.backward(RUNS).unwrap()).unwrap().broken, 1);
+    assert_eq!(Query::default().last(9, &[store.open(RUNS).unwrap()]).unwrap().broken, 1);
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn a_fifo_a_link_or_a_directory_in_its_place_is_an_error() {
     let path = store.dir().join(RUNS);
     rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
         .unwrap();
-    assert!(store.append(RUNS, b"{}\n").is_err() && store.backward(RUNS).is_err());
+    assert!(store.append(RUNS, b"{}\n").is_err() && store.open(RUNS).is_err());
     fs::remove_file(&path).unwrap();
     std::os::unix::fs::symlink(home.path().join("elsewhere"), &path).unwrap();
     assert!(store.append(RUNS, b"{}\n").is_err());
@@ -215,7 +215,7 @@ fn a_directory_that_cannot_be_written_is_an_error_that_names_it() {
         fs::set_permissions(home.path(), Permissions::from_mode(0o500)).unwrap();
         let error = store.append(RUNS, b"{}\n").unwrap_err().to_string();
         assert!(error.starts_with("cannot make /") && error.contains("ermission denied"), "{error}");
-        assert!(store.backward(RUNS).unwrap().is_empty(), "an absent log is empty");
+        assert!(store.open(RUNS).unwrap().files.is_empty(), "an absent log is empty");
     });
 }
 
