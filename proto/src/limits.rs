@@ -84,6 +84,14 @@ pub const DEATH_NOTICE: Duration = Duration::from_secs(1);
 /// Foreign SIGKILLs that a call may be executing at before it counts as their cause: the kernel's, when memory is
 /// short, look like anybody's.
 pub const FOREIGN_KILLS: u32 = 5;
+/// From this number of such kills on it takes its turn like other suspects; one or two are somebody's whim.
+pub const FOREIGN_KILLS_SUSPECT: u32 = 3;
+/// A worker that lived so long without a suspect's call will not get it: clients send a call again at once.
+pub const SUSPECT: Duration = Duration::from_secs(10);
+/// For the answer to a request for a hand-over: a start, and a predecessor that drains; longer drains go on unwatched.
+pub const HAND_OVER: Duration = START.saturating_add(DRAIN);
+/// Between two tries to say hello while the system has too many descriptors under way: there is no event to wait for.
+pub const HELLO_RETRY: Duration = Duration::from_millis(10);
 /// Deaths of a worker's own making that a call may be executing at.
 pub const OWN_DEATHS: u32 = 2;
 

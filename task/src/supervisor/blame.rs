@@ -5,9 +5,12 @@
 //! outside say less, as anybody may send them; but the kernel sends them too when a call takes all memory.
 
 use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
 
 use task_proto::crash::{Condemned, Crash, TraceId};
-use task_proto::limits::{CONDEMNED, CONDEMNED_TAIL, FOREIGN_KILLS, OWN_DEATHS, SUSPECTS};
+use task_proto::limits::{
+    CONDEMNED, CONDEMNED_TAIL, FOREIGN_KILLS, FOREIGN_KILLS_SUSPECT, OWN_DEATHS, SUSPECT, SUSPECTS,
+};
 
 /// Whose doing a death was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,21 +37,29 @@ struct Suspect {
 }
 
 impl Blame {
-    /// Takes in a death: the calls that were executing, and the suspects that this worker had been told of. Only those
-    /// ran apart from one another, so only they can be condemned. Returns who is.
+    /// Takes in a death: the calls that may have caused it, all calls that the worker had, and the suspects that it had
+    /// been told of. Only those took turns, so only they can be condemned; and only if no other suspect was executing
+    /// beside it, as one may that the worker had not been told of. Returns who is.
     pub(super) fn died(
         &mut self,
         making: Making,
-        executing: impl IntoIterator<Item = TraceId>,
+        executing: &HashSet<TraceId>,
+        present: &HashSet<TraceId>,
         told: &HashSet<TraceId>,
         crash: &Crash,
+        lived: Duration,
     ) -> Vec<TraceId> {
+        // A suspect that this worker could have had, and had not, was answered, or nobody asks for it any more.
+        if lived >= SUSPECT {
+            self.suspects
+                .retain(|suspect| !told.contains(&suspect.trace_id) || present.contains(&suspect.trace_id));
+        }
+        let known = self.suspects.iter().filter(|suspect| executing.contains(&suspect.trace_id)).count();
         let mut condemned = Vec::new();
-        // The calls of one query share a trace id.
-        for trace_id in executing.into_iter().collect::<HashSet<_>>() {
-            let known = self.suspects.iter().position(|suspect| suspect.trace_id == trace_id);
-            let mut suspect = known.and_then(|index| self.suspects.remove(index)).unwrap_or(Suspect {
-                trace_id,
+        for trace_id in executing {
+            let place = self.suspects.iter().position(|suspect| suspect.trace_id == *trace_id);
+            let mut suspect = place.and_then(|place| self.suspects.remove(place)).unwrap_or(Suspect {
+                trace_id: *trace_id,
                 own: 0,
                 foreign: 0,
             });
@@ -57,9 +68,9 @@ impl Blame {
                 Making::Foreign => suspect.foreign += 1,
             }
             let guilty = suspect.own >= OWN_DEATHS || suspect.foreign >= FOREIGN_KILLS;
-            if guilty && told.contains(&trace_id) {
-                self.condemned.push_back(Condemned { trace_id, crash: short(crash) });
-                condemned.push(trace_id);
+            if guilty && told.contains(trace_id) && known == 1 {
+                self.condemned.push_back(Condemned { trace_id: *trace_id, crash: short(crash) });
+                condemned.push(*trace_id);
             } else {
                 self.suspects.push_back(suspect);
             }
@@ -69,9 +80,10 @@ impl Blame {
         condemned
     }
 
-    /// The suspects to tell the next worker of.
+    /// The suspects to tell the next worker of. A kill or two from outside make none.
     pub(super) fn suspects(&self) -> Vec<TraceId> {
-        self.suspects.iter().map(|suspect| suspect.trace_id).collect()
+        let suspicious = |suspect: &&Suspect| suspect.own > 0 || suspect.foreign >= FOREIGN_KILLS_SUSPECT;
+        self.suspects.iter().filter(suspicious).map(|suspect| suspect.trace_id).collect()
     }
 
     /// The condemned to tell the next worker of.
@@ -106,14 +118,14 @@ mod tests {
         Crash { generation: 1, cause: "killed by SIGABRT".into(), stderr_tail: Vec::new() }
     }
 
-    fn ids(ids: impl IntoIterator<Item = u128>) -> Vec<TraceId> {
+    fn ids(ids: impl IntoIterator<Item = u128>) -> HashSet<TraceId> {
         ids.into_iter().map(TraceId).collect()
     }
 
-    /// What a death leads to in a worker that was told of all suspects.
+    /// What a death leads to in a worker that was told of all suspects, and had no other calls.
     fn death(blame: &mut Blame, making: Making, executing: impl IntoIterator<Item = u128>) -> Vec<TraceId> {
-        let told = blame.suspects().into_iter().collect();
-        blame.died(making, ids(executing), &told, &crash())
+        let (told, executing) = (blame.suspects().into_iter().collect(), ids(executing));
+        blame.died(making, &executing, &executing, &told, &crash(), Duration::ZERO)
     }
 
     #[test]
@@ -122,35 +134,52 @@ mod tests {
         assert_eq!(death(&mut blame, Making::Own, [1, 2, 3]), []);
         assert_eq!(blame.suspects().len(), 3);
         // One at a time: the next death finds one of them, and strangers.
-        assert_eq!(death(&mut blame, Making::Own, [2, 4]), ids([2]));
+        assert_eq!(death(&mut blame, Making::Own, [2, 4]), [TraceId(2)]);
         assert_eq!(blame.condemned()[0].trace_id, TraceId(2));
         assert!(!blame.suspects().contains(&TraceId(2)));
         assert_eq!(death(&mut blame, Making::Own, [5]), []);
     }
 
     #[test]
-    fn kills_from_outside_condemn_at_the_fifth() {
+    fn kills_from_outside_condemn_at_the_fifth_and_make_no_suspect_before_the_third() {
         let mut blame = Blame::default();
-        for _ in 0..4 {
+        for suspects in [0, 0, 1, 1] {
             assert_eq!(death(&mut blame, Making::Foreign, [1]), []);
+            assert_eq!(blame.suspects().len(), suspects);
         }
-        assert_eq!(death(&mut blame, Making::Foreign, [1]), ids([1]));
+        assert_eq!(death(&mut blame, Making::Foreign, [1]), [TraceId(1)]);
     }
 
     #[test]
     fn who_ran_beside_others_unannounced_is_not_condemned() {
         let mut blame = Blame::default();
         for _ in 0..9 {
-            assert_eq!(blame.died(Making::Own, ids([1, 2]), &HashSet::new(), &crash()), []);
+            let both = ids([1, 2]);
+            let condemned = blame.died(Making::Own, &both, &both, &HashSet::new(), &crash(), Duration::ZERO);
+            assert_eq!(condemned, []);
         }
     }
 
     #[test]
-    fn three_calls_of_one_query_count_as_one() {
+    fn a_suspect_is_not_condemned_for_another_that_ran_beside_it_because_there_were_too_many_to_tell_of() {
         let mut blame = Blame::default();
-        for _ in 0..4 {
-            assert_eq!(death(&mut blame, Making::Foreign, [1, 1, 1]), []);
-        }
+        death(&mut blame, Making::Own, [1, 2]);
+        // The worker is told of 1 only.
+        let (told, executing) = (ids([1]), ids([1, 2]));
+        let condemned = blame.died(Making::Own, &executing, &executing, &told, &crash(), Duration::ZERO);
+        assert_eq!(condemned, []);
+        assert_eq!(death(&mut blame, Making::Own, [2]), [TraceId(2)]);
+    }
+
+    #[test]
+    fn a_suspect_that_nobody_asks_for_any_more_is_forgotten() {
+        let mut blame = Blame::default();
+        death(&mut blame, Making::Own, [1, 2]);
+        let (told, present) = (ids([1, 2]), ids([2]));
+        blame.died(Making::Own, &ids([]), &present, &told, &crash(), SUSPECT / 2);
+        assert_eq!(blame.suspects().len(), 2, "its caller may not have come yet");
+        blame.died(Making::Own, &ids([]), &present, &told, &crash(), SUSPECT);
+        assert_eq!(blame.suspects(), [TraceId(2)]);
     }
 
     #[test]
@@ -162,11 +191,14 @@ mod tests {
             stderr_tail: (0..20).map(|_| "\"\\\u{fffd}".repeat(100)).collect(),
         };
         for round in 0..4_u128 {
-            let executing = ids((0..3_000).map(|id| u128::MAX - (round / 2 * 3_000) - id));
-            let told = executing.iter().copied().collect();
-            blame.died(Making::Own, executing, &told, &crash);
+            let executing = ids((0..100).map(|id| u128::MAX - round / 2 * 100 - id));
+            for call in executing {
+                let one = HashSet::from([call]);
+                blame.died(Making::Own, &one, &one, &one, &crash, Duration::ZERO);
+            }
         }
-        blame.died(Making::Own, ids(0..2_000), &HashSet::new(), &crash);
+        let many = ids(0..2_000);
+        blame.died(Making::Own, &many, &many, &HashSet::new(), &crash, Duration::ZERO);
         assert_eq!((blame.suspects().len(), blame.condemned().len()), (SUSPECTS, CONDEMNED));
         let hello = task_proto::handshake::Hello {
             protocol: [1, 1],

@@ -136,7 +136,7 @@ impl Generation {
             generation,
             pid,
             cause,
-            sickness: sickness.as_ref().map(Sickness::to_string),
+            sickness,
             lived: started.elapsed(),
             stderr_tail: captured.tail,
             pipes_closed: captured.closed,

@@ -18,13 +18,18 @@ pub(super) struct Health {
     computing: HashMap<(u128, u64, String), (u64, u32)>,
 }
 
-/// Why a worker is to be replaced.
+/// Why a worker is taken to hang.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Sickness {
+pub enum Sickness {
     /// Its I/O loop does not run.
     NoHeartbeat,
     /// A call computes without getting further.
-    Stuck { method: String, trace_id: TraceId },
+    Stuck {
+        /// Its method.
+        method: String,
+        /// Its trace id.
+        trace_id: TraceId,
+    },
 }
 
 impl Health {

@@ -17,10 +17,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use task_proto::handshake::Ready;
-use task_proto::limits::{Limits, SUPERVISOR_QUEUE};
+use task_proto::limits::{HAND_OVER, Limits, SUPERVISOR_QUEUE};
 use task_proto::scoreboard::Snapshot;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 
+pub use self::health::Sickness;
 pub use self::post_mortem::{Ended, ExitCause, HandOverError, PostMortem, StartFailure, StartFault};
 use self::service::{Order, Service};
 pub use self::state::{Policy, Restart};
@@ -108,12 +110,13 @@ impl Supervisor {
     /// under way is waited for first: whoever serves afterwards was started after this call.
     ///
     /// # Errors
-    /// The new worker did not start, and the old one goes on; or the service has ended.
+    /// The new worker did not start, and the old one goes on; an earlier predecessor still drains after [`HAND_OVER`];
+    /// or the service has ended.
     pub async fn hand_over(&self) -> Result<u64, HandOverError> {
         let (reply, done) = oneshot::channel();
         let ended = || HandOverError::Ended(self.ended());
         self.orders.send(Order::HandOver(reply)).await.map_err(|_| ended())?;
-        done.await.map_err(|_| ended())?
+        timeout(HAND_OVER, done).await.map_err(|_| HandOverError::Queued)?.map_err(|_| ended())?
     }
 
     /// What is known of a call that this generation had; see [`verdict`].

@@ -12,6 +12,8 @@ use task_proto::handshake::{HandshakeError, PROTOCOL};
 use task_proto::limits::SLOTS;
 use task_proto::scoreboard::Snapshot;
 
+use super::health::Sickness;
+
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitCause {
@@ -31,7 +33,7 @@ pub struct PostMortem {
     /// How it ended.
     pub cause: ExitCause,
     /// Why its host killed it, if it did because the worker hung.
-    pub sickness: Option<String>,
+    pub sickness: Option<Sickness>,
     /// From spawn to exit.
     pub lived: Duration,
     /// The last lines of its stderr, oldest first, fit to be shown.
@@ -94,6 +96,9 @@ pub enum HandOverError {
     /// The new worker did not start; the old one goes on.
     #[error("{0}; the old worker goes on")]
     Start(Arc<StartFailure>),
+    /// It will come about, later.
+    #[error("a worker that handed over before still answers what it was asked; the hand-over follows")]
+    Queued,
     /// There is nothing to hand over.
     #[error("{0}")]
     Ended(Ended),

@@ -9,13 +9,14 @@ use rustix::process::Signal;
 use task_proto::crash::{Crash, TraceId};
 use task_proto::handshake::{EXIT_REFUSED, Hello, PROTOCOL, Ready};
 use task_proto::limits::{DEATHS_KEPT, FAILED_STARTS_WITHIN, SUPERVISOR_QUEUE};
-use task_proto::scoreboard::Board;
+use task_proto::scoreboard::{Activity, Board, Call};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 
 use super::blame::{Blame, Making};
 use super::generation::{Generation, Report};
+use super::health::Sickness;
 use super::post_mortem::{Ended, ExitCause, HandOverError, PostMortem, StartFailure, StartFault};
 use super::state::{Action, Event, Mode, Outcome, Policy, Restart as RestartPolicy, Role, State, Timer};
 use super::status::{Running, ServicePhase, Status};
@@ -142,6 +143,7 @@ impl Service {
             Order::Stop => Event::Stop,
             Order::StopNow => Event::StopNow,
             Order::HandOver(reply) => {
+                self.waiting.retain(|(_, reply)| !reply.is_closed());
                 self.waiting.push((self.state.latest + 1, reply));
                 Event::HandOver
             }
@@ -212,16 +214,18 @@ impl Service {
         let role = self.state.role(generation);
         let worker = self.workers.remove(&generation);
         let hopeless = death.cause == ExitCause::Code(i32::from(EXIT_REFUSED));
+        let executing = executing(&death);
+        // One that dies of a call could start: else whoever sends such a call to an idle service could end it.
         let answered = death.scoreboard.as_ref().is_some_and(|seen| seen.calls_total > 0);
-        let proved = answered || death.lived >= FAILED_STARTS_WITHIN;
+        let proved = answered || !executing.is_empty() || death.lived >= FAILED_STARTS_WITHIN;
         if let Some(worker) = worker {
             if matches!(role, Some(Role::Starting | Role::Abandoned { .. })) {
                 let fault = worker.fault.unwrap_or(StartFault::Died(death.cause));
                 self.failed_to_start(generation, fault, death.stderr_tail.clone());
             }
-            self.accuse(&death, &worker.told);
+            self.accuse(&death, &executing, &worker.told);
         }
-        let death = Arc::new(death);
+        let death = Arc::new(slim(death));
         self.last_death = Some(Arc::clone(&death));
         self.status.send_modify(|status| {
             if let Some(seen) = &death.scoreboard {
@@ -247,22 +251,22 @@ impl Service {
         self.failure = Some(Arc::new(failure));
     }
 
-    /// Who was executing when it died? Not asked when we ended it ourselves, but for a hang.
-    fn accuse(&mut self, death: &PostMortem, told: &HashSet<TraceId>) {
+    /// Whose fault was it? Not asked when we ended it ourselves, but for a hang.
+    fn accuse(&mut self, death: &PostMortem, executing: &HashSet<TraceId>, told: &HashSet<TraceId>) {
         let making = match (&death.sickness, death.cause) {
             (Some(_), _) => Making::Own,
             _ if self.state.mode != Mode::Running => return,
             (None, ExitCause::Signal(signal)) if signal == Signal::KILL.as_raw() => Making::Foreign,
             (None, _) => Making::Own,
         };
-        let calls = death.scoreboard.iter().flat_map(|seen| &seen.calls);
-        let executing = calls.filter(|call| call.activity.is_executing()).map(|call| TraceId(call.trace_id));
+        let present = death.scoreboard.iter().flat_map(|seen| &seen.calls);
+        let present = present.map(|call| TraceId(call.trace_id)).collect();
         let crash = Crash {
             generation: death.generation,
             cause: death.why(),
             stderr_tail: death.stderr_tail.clone(),
         };
-        for trace_id in self.blame.died(making, executing, told, &crash) {
+        for trace_id in self.blame.died(making, executing, &present, told, &crash, death.lived) {
             tracing::warn!(%trace_id, generation = death.generation, "workers die of this call: it is not executed again");
         }
     }
@@ -422,6 +426,25 @@ impl Service {
         self.settle(|_| true, &Err(HandOverError::Ended(ended.clone())));
         self.status.send_modify(|status| status.phase = ServicePhase::Ended(ended));
     }
+}
+
+/// The calls that a worker may have died of: of a hang the one that hangs, or those which its I/O loop executed.
+fn executing(death: &PostMortem) -> HashSet<TraceId> {
+    let calls = death.scoreboard.iter().flat_map(|seen| &seen.calls);
+    let suspicious = |call: &&Call| match &death.sickness {
+        None => call.activity.is_executing(),
+        Some(Sickness::NoHeartbeat) => call.activity == Activity::Running,
+        Some(Sickness::Stuck { trace_id, .. }) => call.trace_id == trace_id.0,
+    };
+    calls.filter(suspicious).map(|call| TraceId(call.trace_id)).collect()
+}
+
+/// What is kept of a dead worker: of its calls those that had begun input which cannot be read again.
+fn slim(mut death: PostMortem) -> PostMortem {
+    if let Some(seen) = &mut death.scoreboard {
+        seen.calls.retain(|call| call.consuming);
+    }
+    death
 }
 
 /// There is no such program, or it cannot be one: another try will not help. A program that is being written
