@@ -37,6 +37,8 @@ pub const TICK: Duration = Duration::from_millis(100);
 pub const HEARTBEAT: Duration = Duration::from_millis(250);
 /// A call that takes longer has a line in the log at INFO.
 pub const SLOW_CALL: Duration = Duration::from_secs(1);
+/// Between two summaries of the calls that a worker answered, for its log.
+pub const SUMMARY: Duration = Duration::from_mins(1);
 /// For the lock of a socket's directory, which others hold only while they bind.
 pub const SOCKET_LOCK: Duration = Duration::from_secs(1);
 /// Between two tries for that lock: there is no event to wait for.

@@ -19,7 +19,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{METHOD, SLOTS};
-pub use scores::{CallSlot, ConnectionSlot, Progress, Scores};
+pub use scores::{CallSlot, ConnectionSlot, Progress, Scores, Totals};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"taskscr2");
 const WORD: usize = size_of::<u64>();
@@ -248,6 +248,12 @@ impl Latencies {
     /// The least number of microseconds that falls into this bucket.
     fn floor(bucket: usize) -> u64 {
         if bucket < 4 { bucket as u64 } else { (4 + (bucket as u64 & 3)) << (bucket / 4 - 1) }
+    }
+
+    /// Those counted since an earlier look.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Latencies(self.0.iter().zip(&earlier.0).map(|(now, then)| now.saturating_sub(*then)).collect())
     }
 
     /// The time in µs that this part (0 to 1) of the calls did not exceed, to within a quarter; `None`: no calls.

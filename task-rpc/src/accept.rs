@@ -19,6 +19,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::connection::{self, Connection, Shared};
+use crate::log;
 use crate::seats::{Seat, Seats};
 
 /// Serves what comes through the listener until `end`; then every connection is shut for reading, those that wait in
@@ -67,6 +68,7 @@ pub(crate) async fn serve<S>(
     };
     tokio::select! {
         () = beat => {}
+        () = log::summaries(&shared.scores) => {}
         () = work => {}
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tarpc::context::Context;
 use tarpc::server::Serve;
+use tarpc::trace::SamplingDecision;
 use tarpc::{RequestName, ServerError};
 use task_proto::crash::TraceId;
 use task_proto::limits::SLOW_CALL;
@@ -32,12 +33,14 @@ impl<S: Serve> Serve for Observed<S> {
             0 => drawn(),
             given => given,
         });
-        let Shared { scores, blamed, calls: level, .. } = &*self.shared;
+        let Shared { scores, blamed, calls, .. } = &*self.shared;
+        // Whoever follows a call wants to see it here, too.
+        let sampled = matches!(context.trace_context.sampling_decision, SamplingDecision::Sampled);
+        let level = if sampled { CallLevel::Info } else { *calls };
         let slot = scores.begin(request.name(), trace_id.0);
         let progress = slot.progress();
         let name = request.name().to_owned();
-        let mut call =
-            Call { slot, name, trace_id, deadline: context.deadline, level: *level, answered: false };
+        let mut call = Call { slot, name, trace_id, deadline: context.deadline, level, answered: false };
         let answer = if let Some(crash) = blamed.sentence(trace_id) {
             tracing::warn!(log.target = "worker", %crash, %trace_id, "not executed: workers died of this call");
             Err(crash.to_error())

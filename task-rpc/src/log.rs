@@ -12,13 +12,17 @@
 //! have `worker`. A worker alone writes the same as plain text if stderr is a terminal.
 //!
 //! `TASK_LOG` is the level down to which is logged, and the level of the line that an ordinary call gets: `info`
-//! or `debug`. Without it the log is at INFO and has no line for an ordinary call.
+//! or `debug`. Without it the log is at INFO and has no line for an ordinary call: only for one that failed, was slow,
+//! or whose client asks for a trace, and a summary of each minute that had calls.
 
 use std::fmt::{self, Write as _};
 use std::io::IsTerminal as _;
 use std::panic;
 
 use serde_json::{Map, Value};
+use task_proto::limits::SUMMARY;
+use task_proto::scoreboard::{Scores, Totals};
+use tokio::time::{Instant, interval_at};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -51,6 +55,25 @@ pub(crate) fn start(supervised: bool) -> CallLevel {
         }));
     }
     calls
+}
+
+/// Writes the summaries, for as long as it is polled.
+pub(crate) async fn summaries(scores: &Scores) {
+    let mut ticks = interval_at(Instant::now() + SUMMARY, SUMMARY);
+    let mut before = scores.totals();
+    loop {
+        ticks.tick().await;
+        let now = scores.totals();
+        summarise(&now.since(&before));
+        before = now;
+    }
+}
+
+fn summarise(Totals { calls, failed, latencies }: &Totals) {
+    if *calls > 0 {
+        let (p50_us, p99_us) = (latencies.quantile(0.5), latencies.quantile(0.99));
+        tracing::info!(log.target = "worker", calls, failed, p50_us, p99_us, "calls of the last minute");
+    }
 }
 
 fn levels(variable: Option<&str>) -> (Level, CallLevel) {
@@ -191,6 +214,26 @@ mod tests {
         assert_eq!(line["fields"], serde_json::json!({"method": "median", "us": 41}));
         assert_eq!(line["trace_id"], "000000000000000000000000000000ab");
         assert!(line["time"].as_str().unwrap().ends_with('Z'));
+    }
+
+    #[test]
+    fn a_minute_with_calls_has_a_summary_and_an_idle_one_none() {
+        let board = task_proto::scoreboard::Board::create().unwrap();
+        let scores = Scores::map(board.fd()).unwrap();
+        let before = scores.totals();
+        assert_eq!(logged(Format::Json, || summarise(&scores.totals().since(&before))), "");
+        for failed in [true, false, false] {
+            let call = scores.begin("Stats.mean", 1);
+            if failed {
+                call.progress().fail();
+            }
+            call.answered();
+        }
+        let line = logged(Format::Json, || summarise(&scores.totals().since(&before)));
+        let line: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&line["level"], &line["target"]), (&"INFO".into(), &"worker".into()));
+        assert_eq!((&line["fields"]["calls"], &line["fields"]["failed"]), (&3.into(), &1.into()));
+        assert!(line["fields"]["p50_us"].is_u64() && line["fields"]["p99_us"].is_u64(), "{line}");
     }
 
     #[test]

@@ -79,20 +79,17 @@ impl Seats {
         self.taken.borrow().iter().filter_map(Weak::upgrade).for_each(|seat| seat.give_up());
     }
 
-    /// Tells the connection that has been idle longest to leave, unless one that was told is about to.
+    /// Tells the connection that has been idle longest to leave; it stays that one until it has left.
     fn ask_one(&self) {
         let taken = self.taken.borrow();
         let idle =
             taken.iter().filter_map(Weak::upgrade).filter_map(|seat| Some((seat.idle_since.get()?, seat)));
-        let idle: Vec<_> = idle.collect();
-        if idle.iter().all(|(_, seat)| !seat.told.get())
-            && let Some((since, seat)) = idle.iter().min_by_key(|(since, _)| *since)
-        {
+        if let Some((since, seat)) = idle.min_by_key(|(since, _)| *since) {
             let idle_ms = since.elapsed().as_millis() as u64;
             tracing::debug!(
                 log.target = "worker",
                 idle_ms,
-                "closed the connection that was idle longest: others wait"
+                "others wait: closing the connection that was idle longest"
             );
             seat.give_up();
         }

@@ -10,6 +10,7 @@ use futures::{SinkExt, StreamExt};
 use rustix::process::Signal;
 use support::{Host, client, context, numbers, on_a_pipe, refused, shown, task_rpc};
 use tarpc::client::RpcError;
+use tarpc::trace::SamplingDecision;
 use tarpc::{ClientMessage, Request};
 use task_proto::crash::{Condemned, Crash, TraceId};
 use task_proto::handshake::{Answer, EXIT_REFUSED, Hello, PROTOCOL};
@@ -199,6 +200,24 @@ async fn an_ordinary_call_gets_a_line_at_the_level_that_the_host_asks_for() {
         assert!(line.contains(part), "{line}");
     }
     assert!(line.contains(r#""trace_id":"000000000000000000000000000000ab""#), "{line}");
+}
+
+#[tokio::test]
+async fn without_word_from_the_host_only_failed_and_sampled_calls_get_a_line() {
+    let mut host = Host::start();
+    let (client, _) = client(&host.socket).await;
+    client.mean(traced(0xa), numbers([1])).await.unwrap().unwrap();
+    let mut sampled = traced(0xb);
+    sampled.trace_context.sampling_decision = SamplingDecision::Sampled;
+    client.mean(sampled, numbers([1])).await.unwrap().unwrap();
+    client.mean(traced(0xc), numbers([])).await.unwrap().unwrap_err();
+    drop(client);
+    host.process.signal(Signal::TERM);
+    let said = host.process.end_well();
+    let traces: Vec<_> = said.lines().filter(|line| line.contains("trace_id")).collect();
+    let [sampled, failed] = &traces[..] else { panic!("{said}") };
+    assert!(sampled.contains(&TraceId(0xb).to_string()) && sampled.contains(r#""level":"INFO""#), "{said}");
+    assert!(failed.contains(&TraceId(0xc).to_string()) && failed.contains(r#""message":"failed""#), "{said}");
 }
 
 #[tokio::test]

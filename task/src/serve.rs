@@ -254,8 +254,9 @@ fn can_open_terminal() -> bool {
 
 fn worker(config: &ServeConfig) -> WorkerSpec {
     let limits = Limits { memory: config.memory, ..Limits::default() };
-    let level = if config.verbosity >= Verbosity::Verbose { "debug" } else { "info" };
-    WorkerSpec::new(&config.rpc_bin).with_limits(limits).env("TASK_LOG", level)
+    let spec = WorkerSpec::new(&config.rpc_bin).with_limits(limits);
+    // Without the variable its log has no line for an ordinary call, but a summary a minute.
+    if config.verbosity >= Verbosity::Verbose { spec.env("TASK_LOG", "debug") } else { spec }
 }
 
 fn screen(config: &ServeConfig) -> Screen {

@@ -77,6 +77,15 @@ impl Scores {
         }
     }
 
+    /// What has been counted so far.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            calls: self.answered(),
+            failed: self.word(CALLS_FAILED).load(Relaxed),
+            latencies: Latencies(LATENCIES.map(|at| self.word(at).load(Relaxed)).collect()),
+        }
+    }
+
     /// How many calls have been answered.
     pub fn answered(&self) -> u64 {
         self.word(CALLS_TOTAL).load(Relaxed)
@@ -97,6 +106,29 @@ impl Scores {
         let uses = self.word(at + STATE).load(Relaxed) & !PHASE;
         let uses = if phase == FREE { uses.wrapping_add(PHASE + 1) } else { uses };
         self.word(at + STATE).store(uses | phase, Release);
+    }
+}
+
+/// Calls counted, and how long they took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Totals {
+    /// Calls answered, the failed ones too.
+    pub calls: u64,
+    /// Calls answered with a fault.
+    pub failed: u64,
+    /// How long they took.
+    pub latencies: Latencies,
+}
+
+impl Totals {
+    /// What was counted since an earlier look.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Totals {
+            calls: self.calls.saturating_sub(earlier.calls),
+            failed: self.failed.saturating_sub(earlier.failed),
+            latencies: self.latencies.since(&earlier.latencies),
+        }
     }
 }
 
@@ -275,8 +307,13 @@ mod tests {
         assert!(call.consuming && call.consumed == 4096);
         assert!(call.progressed >= call.started && call.started > 0);
 
+        let before = scores.totals();
         slot.progress().fail();
         slot.answered();
+        let since = scores.totals().since(&before);
+        assert_eq!((before.calls, since.calls, since.failed), (0, 1, 1));
+        assert!(before.latencies.quantile(0.5).is_none() && since.latencies.quantile(0.5).is_some());
+        assert_eq!(scores.totals().since(&scores.totals()), before);
         drop((slot, connection));
         let seen = board.read().unwrap();
         assert_eq!((seen.calls.len(), seen.connections, seen.connections_total), (0, 0, 1));
