@@ -2,15 +2,15 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64, fence};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::map::Map;
 use super::{
     ACTIVITY, Activity, CALLS_FAILED, CALLS_TOTAL, CONNECTIONS, CONNECTIONS_TOTAL, CONSUMED, CONSUMING, FREE,
     HEARTBEAT, IN_FORCE, LATENCIES, Latencies, MAGIC, NAME, NAME_WORDS, OVER, PHASE, PROGRESSED, SLOT,
-    SLOTS_AT, SLOTS_USED, STARTED, STATE, TRACE, WORD, WRITING, now, slot_at,
+    SLOTS_USED, STARTED, STATE, TRACE, WORD, WRITING, now, slot_at,
 };
 use crate::limits::{METHOD, SLOTS};
 
@@ -18,6 +18,14 @@ use crate::limits::{METHOD, SLOTS};
 #[derive(Debug, Clone)]
 pub struct Scores {
     map: Arc<Map>,
+    slots: Arc<Mutex<Slots>>,
+}
+
+/// Which slots are free: those given back, the latest first, and all from `used` on.
+#[derive(Debug, Default)]
+struct Slots {
+    back: Vec<usize>,
+    used: usize,
 }
 
 impl Scores {
@@ -28,7 +36,7 @@ impl Scores {
         if map.words()[0].load(Relaxed) != MAGIC {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the scoreboard is of another version"));
         }
-        Ok(Scores { map: Arc::new(map) })
+        Ok(Scores { map: Arc::new(map), slots: Arc::default() })
     }
 
     /// One beat of the heart.
@@ -48,7 +56,7 @@ impl Scores {
     #[must_use = "the call counts as executing for as long as this lives"]
     pub fn begin(&self, method: &str, trace_id: u128) -> CallSlot {
         let started = now();
-        let slot = (0..SLOTS).map(slot_at).find(|&at| self.claim(at));
+        let slot = self.claim();
         if let Some(at) = slot {
             self.word(at + TRACE).store((trace_id >> 64) as u64, Relaxed);
             self.word(at + TRACE + 1).store(trace_id as u64, Relaxed);
@@ -57,7 +65,6 @@ impl Scores {
             self.word(at + CONSUMING).store(0, Relaxed);
             self.word(at + CONSUMED).store(0, Relaxed);
             self.word(at + ACTIVITY).store(Activity::Running as u64, Relaxed);
-            self.word(SLOTS_USED).fetch_max(((at - SLOTS_AT) / SLOT + 1) as u64, Relaxed);
             let mut name = [0; METHOD];
             let length = method.len().min(METHOD);
             name[..length].copy_from_slice(&method.as_bytes()[..length]);
@@ -95,10 +102,22 @@ impl Scores {
         &self.map.words()[index]
     }
 
-    fn claim(&self, at: usize) -> bool {
-        let state = self.word(at + STATE).load(Relaxed);
-        state & PHASE == FREE
-            && self.word(at + STATE).compare_exchange(state, state | WRITING, Acquire, Relaxed).is_ok()
+    /// A slot that nobody has, about to be written.
+    fn claim(&self) -> Option<usize> {
+        let mut slots = lock(&self.slots);
+        let at = match slots.back.pop() {
+            Some(at) => at,
+            None if slots.used == SLOTS => return None,
+            None => {
+                slots.used += 1;
+                self.word(SLOTS_USED).store(slots.used as u64, Relaxed);
+                slot_at(slots.used - 1)
+            }
+        };
+        self.enter(at, WRITING);
+        // Whoever sees a word of the new call must see that it is being written.
+        fence(Release);
+        Some(at)
     }
 
     /// Only whoever claimed the slot changes its phase.
@@ -160,6 +179,7 @@ impl Drop for Call {
     fn drop(&mut self) {
         if let Some(at) = self.slot {
             self.scores.enter(at, FREE);
+            lock(&self.scores.slots).back.push(at);
         }
     }
 }
@@ -279,6 +299,11 @@ impl Progress {
     }
 }
 
+/// A panic elsewhere leaves the slots whole.
+fn lock(slots: &Mutex<Slots>) -> MutexGuard<'_, Slots> {
+    slots.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Board;
@@ -340,7 +365,8 @@ mod tests {
         drop(slots);
         let seen = board.read().unwrap();
         assert_eq!((seen.calls.len(), seen.calls_total), (0, SLOTS as u64 + 3));
-        assert_eq!(board.read().unwrap().calls.len(), 0);
+        let _again: Vec<_> = (0..3).map(|trace| scores.begin("Stats.mean", trace)).collect();
+        assert_eq!(board.read().unwrap().calls.len(), 3, "slots given back are used again");
     }
 
     #[test]
