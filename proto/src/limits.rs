@@ -82,6 +82,8 @@ pub const HEALTH_MISSES: u32 = 3;
 /// From the end of a connection to the report of the worker's exit: a dying process closes its sockets before
 /// its exit can be waited for.
 pub const DEATH_NOTICE: Duration = Duration::from_secs(1);
+/// For another host's verdict on a call: it waits [`DEATH_NOTICE`] itself.
+pub const VERDICT: Duration = Duration::from_secs(3);
 
 /// Foreign SIGKILLs that a call may be executing at before it counts as their cause: the kernel's, when memory is
 /// short, look like anybody's.

@@ -63,16 +63,13 @@ pub enum Failure {
         /// The last lines that it wrote to its standard error.
         stderr: Vec<String>,
     },
-    /// The worker died after it had begun to read what cannot be read again.
-    #[error(
-        "the worker died ({cause}) after it had read {bytes} bytes of an input that cannot be read again; \
-         run it again, from a file to be safe from this"
-    )]
+    /// The worker died after it had begun to read what cannot be read again, or may have begun.
+    #[error("{}; run it again, from a file to be safe from this", consumed(*.bytes, .cause.as_deref()))]
     InputConsumed {
-        /// Bytes that are gone, as far as the scoreboard shows.
-        bytes: u64,
-        /// What killed the worker: a signal or an exit status.
-        cause: String,
+        /// Bytes that are gone; `None`: nobody knows.
+        bytes: Option<u64>,
+        /// What killed the worker: a signal or an exit status. `None`: nobody knows.
+        cause: Option<String>,
     },
     /// The worker died while it executed the call, and may not try again.
     #[error("the worker died ({cause}) while it computed, in generation {generation}")]
@@ -85,10 +82,10 @@ pub enum Failure {
         stderr: Vec<String>,
     },
     /// Nothing runs that could be asked.
-    #[error("no service is running in {}: start one with task serve", directory.display())]
+    #[error("no service is running at {}: start one with task serve", place.display())]
     NoService {
-        /// Where it would have its sockets.
-        directory: PathBuf,
+        /// Where it would be: its directory, or its socket.
+        place: PathBuf,
     },
     /// A service runs already.
     #[error("{0}")]
@@ -105,6 +102,14 @@ pub enum Failure {
         why: String,
         /// The last lines that it wrote to its standard error.
         stderr: Vec<String>,
+    },
+    /// The service that is to be asked cannot be, or the call was lost on the way.
+    #[error("{message}")]
+    Call {
+        /// Which of these, for programs.
+        kind: CallKind,
+        /// What happened, and what can be done.
+        message: String,
     },
     /// The runtime directory cannot be used.
     #[error("{0}")]
@@ -139,6 +144,29 @@ pub enum InputKind {
 
 /// The name in the JSON error line: `not_found`, `is_a_directory` and so on.
 impl fmt::Display for InputKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// What can come between a call and the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CallKind {
+    /// It runs but takes no connection. Nothing was sent.
+    BacklogFull,
+    /// Its socket belongs to somebody else. Nothing was sent.
+    PermissionDenied,
+    /// Its socket is none. Nothing was sent.
+    NoSocket,
+    /// The call was not sent.
+    NeverSent,
+    /// The call may have been executed, and there is no telling.
+    OutcomeUnknown,
+}
+
+/// The name in the JSON error line: `backlog_full` and so on.
+impl fmt::Display for CallKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.serialize(f)
     }
@@ -190,6 +218,7 @@ impl Failure {
             | Failure::AlreadyServing(_)
             | Failure::NotRestarted(_)
             | Failure::GaveUp { .. }
+            | Failure::Call { .. }
             | Failure::RuntimeDir(_)
             | Failure::Output(_)
             | Failure::Internal(_) => Ending::Code(DATA),
@@ -214,6 +243,7 @@ impl Failure {
             Failure::AlreadyServing(_) => "already_serving",
             Failure::NotRestarted(_) => "not_restarted",
             Failure::GaveUp { .. } => "gave_up",
+            Failure::Call { kind, .. } => return kind.to_string(),
             Failure::RuntimeDir(_) => "runtime_dir",
             Failure::Output(_) => "output",
             Failure::ClosedOutput => "closed_output",
@@ -274,6 +304,17 @@ impl Failure {
             | Failure::GaveUp { stderr, .. } => stderr,
             _ => &[],
         }
+    }
+}
+
+fn consumed(bytes: Option<u64>, cause: Option<&str>) -> String {
+    let who = match cause {
+        Some(cause) => format!("the worker died ({cause})"),
+        None => "the connection was lost".to_owned(),
+    };
+    match bytes {
+        Some(bytes) => format!("{who} after it had read {bytes} bytes of an input that cannot be read again"),
+        None => format!("{who} after it may have read from an input that cannot be read again"),
     }
 }
 
@@ -403,12 +444,19 @@ mod tests {
     fn each_failure_has_its_ending_and_kind() {
         let cause = || "SIGKILL".to_owned();
         let io = || io::Error::from(io::ErrorKind::StorageFull);
+        let call = |kind| Failure::Call { kind, message: "no".into() };
         let endings = [
             (Failure::Usage("what?".into()), Ending::Code(2), "usage"),
             (not_a_number(), Ending::Code(1), "not_a_number"),
             (Failure::Deadline { limit: Duration::from_millis(500) }, Ending::Code(124), "deadline"),
             (died(), Ending::Code(1), "cannot_start"),
-            (Failure::InputConsumed { bytes: 7, cause: cause() }, Ending::Code(1), "input_consumed"),
+            (
+                Failure::InputConsumed { bytes: Some(7), cause: Some(cause()) },
+                Ending::Code(1),
+                "input_consumed",
+            ),
+            (call(CallKind::BacklogFull), Ending::Code(1), "backlog_full"),
+            (call(CallKind::OutcomeUnknown), Ending::Code(1), "outcome_unknown"),
             (
                 Failure::Crashed { cause: cause(), generation: 2, stderr: Vec::new() },
                 Ending::Code(1),

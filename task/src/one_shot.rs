@@ -2,10 +2,11 @@
 //! it left, whatever happens in between.
 
 use std::future::Future;
+use std::path::PathBuf;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tarpc::client::RpcError;
-use task_host::client::{self, CallError, Client};
+use task_host::client::{self, CallError, Client, Outcome};
 use task_host::journal::Journal;
 use task_host::record::Level;
 use task_host::run_dir::{Base, RunDir, SOCKET};
@@ -14,15 +15,17 @@ use task_host::socket::Socket;
 use task_host::spawn::WorkerSpec;
 use task_host::store::{RUNS, Store};
 use task_host::supervisor::{Ended, Policy, Supervisor};
+use task_proto::crash::Crash;
 use task_proto::fault::Fault;
 use task_proto::limits::{IDLE_STDIN_NOTE, Limits};
 use task_proto::stats::{StatsClient, StatsRequest, StatsResponse};
+use task_proto::wire::ConnectError;
 use tokio::time::sleep;
 use tracing_subscriber::layer::SubscriberExt;
 
 use crate::answer::Answer;
 use crate::args::{Config, Only, Verbosity};
-use crate::exit::{self, Failure};
+use crate::exit::{self, CallKind, Failure};
 use crate::inputs::{self, Input, READING_STDIN, SAMPLE_NOTE};
 use crate::prompt::Prompt;
 use crate::signals::{self, Signal, Signals};
@@ -282,17 +285,39 @@ fn screen(config: &Config, input: &Input) -> Screen {
 fn failure(config: &Config, names: &[String], error: AskError) -> Failure {
     match error {
         AskError::Fault(fault) => Failure::from_fault(fault, names),
-        AskError::Call(CallError::Deadline) => {
+        AskError::Call(CallError::Deadline { .. }) => {
             Failure::Deadline { limit: config.timeout.unwrap_or(task_proto::limits::NO_DEADLINE) }
         }
         AskError::Call(CallError::InputConsumed { bytes, death }) => {
-            Failure::InputConsumed { bytes, cause: death.cause.to_string() }
+            Failure::InputConsumed { bytes, cause: death.map(|death| death.cause) }
         }
-        AskError::Call(CallError::Ended(ended)) => ended_failure(config, &ended),
-        AskError::Call(error @ (CallError::NeverSent(_) | CallError::Lost(_) | CallError::Service(_))) => {
-            Failure::Internal(error.to_string())
+        AskError::Call(CallError::Ended { ended, .. }) => ended_failure(config, &ended),
+        AskError::Call(CallError::Crashed(Crash { cause, generation, stderr_tail })) => {
+            Failure::Crashed { cause, generation, stderr: stderr_tail }
         }
+        AskError::Call(CallError::Unreachable { outcome: Outcome::NeverSent, path, cause }) => {
+            unreachable(path, &cause)
+        }
+        AskError::Call(error @ (CallError::Unreachable { .. } | CallError::Lost { .. })) => {
+            Failure::Call { kind: CallKind::OutcomeUnknown, message: error.to_string() }
+        }
+        AskError::Call(error @ CallError::NeverSent(_)) => {
+            Failure::Call { kind: CallKind::NeverSent, message: error.to_string() }
+        }
+        AskError::Call(error @ CallError::Service(_)) => Failure::Internal(error.to_string()),
     }
+}
+
+/// A service that was not even reached.
+fn unreachable(place: PathBuf, cause: &ConnectError) -> Failure {
+    let kind = match cause {
+        ConnectError::Missing | ConnectError::Refused => return Failure::NoService { place },
+        ConnectError::Full => CallKind::BacklogFull,
+        ConnectError::Denied => CallKind::PermissionDenied,
+        ConnectError::NoSocket => CallKind::NoSocket,
+        ConnectError::Other(_) => CallKind::NeverSent,
+    };
+    Failure::Call { kind, message: format!("never sent: {}: {cause}", place.display()) }
 }
 
 fn ended_failure(config: &Config, ended: &Ended) -> Failure {

@@ -2,7 +2,6 @@
 //! worker follows another. Or a service manager gives it: then its file is not ours to remove.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -15,7 +14,7 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname, listen, socket_with,
 };
 use task_proto::limits::{BACKLOG, STALE_SOCKET, STALE_SOCKET_RETRY};
-use task_proto::wire;
+use task_proto::wire::{self, ConnectError};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 
@@ -162,7 +161,7 @@ impl Socket {
     }
 
     /// Connects to it: waits while its backlog is full.
-    pub async fn connect(&self) -> io::Result<UnixStream> {
+    pub async fn connect(&self) -> Result<UnixStream, ConnectError> {
         wire::connect_at(self.dir.as_fd(), &self.name).await
     }
 

@@ -26,7 +26,7 @@ pub fn run(call: ControlCall, config: &ControlConfig) -> Result<(), Failure> {
 async fn ask(call: ControlCall, config: &ControlConfig) -> Result<String, Failure> {
     let chosen = config.runtime_dir.as_deref();
     let base = Base::existing(chosen).map_err(|error| Failure::RuntimeDir(error.to_string()))?;
-    let Some(base) = base else { return Err(Failure::NoService { directory: Base::place(chosen) }) };
+    let Some(base) = base else { return Err(Failure::NoService { place: Base::place(chosen) }) };
     let failed = |error| failure(error, base.path());
     let caller = Caller::connect(base.path().join(CONTROL_SOCKET)).await.map_err(failed)?;
     match call {
@@ -48,7 +48,7 @@ async fn ask(call: ControlCall, config: &ControlConfig) -> Result<String, Failur
 
 fn failure(error: ControlError, directory: &Path) -> Failure {
     match error {
-        ControlError::NoService => Failure::NoService { directory: directory.to_owned() },
+        ControlError::NoService => Failure::NoService { place: directory.to_owned() },
         ControlError::Refused(why) => Failure::NotRestarted(why),
         ControlError::Connect(_) | ControlError::Lost(_) => Failure::Internal(error.to_string()),
     }

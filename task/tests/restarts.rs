@@ -92,7 +92,9 @@ async fn begun_by_the_second() {
     writer.write_all(b"1\n2\n3\n").unwrap();
     drop(writer);
     match call.await.map_err(CallError::from) {
-        Err(CallError::InputConsumed { .. } | CallError::Lost(_)) => {}
+        Err(CallError::InputConsumed { bytes: Some(10), death: Some(death) }) => {
+            assert_eq!(death.generation, 2);
+        }
         answer => panic!("1000 and 1000 were read before, and yet: {answer:?}"),
     }
     supervisor.stop().await;

@@ -73,7 +73,7 @@ pub(super) const GREETING_ID: u64 = NOTICE_ID - 1;
 
 /// Who serves a connection. It is sent before the first request is read: a connection that ends without it has
 /// executed nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Greeting {
     /// Name of the host's run; empty where there is no host.
     pub instance: String,

@@ -16,9 +16,9 @@ mod message;
 pub mod stream;
 pub mod transport;
 
-pub use connect::{connect, connect_at};
+pub use connect::{ConnectError, connect, connect_at};
 pub use gate::{Gated, Permit, execute, serve_gated};
 pub use hangup::Hangup;
 pub use message::{Clamp, Greeting, clamped};
 pub use stream::{Attachments, FdStream, Outgoing};
-pub use transport::{ClientTransport, ServerTransport, client, server};
+pub use transport::{ClientTransport, NEVER_SENT, ServerTransport, client, server};

@@ -279,7 +279,8 @@ pub struct ClientTransport<Req, Resp> {
     greeting: Arc<OnceLock<Greeting>>,
 }
 
-const NEVER_SENT: &str = "never sent: the server takes no more requests on this connection";
+/// What the error says of a request that did not go out whole.
+pub const NEVER_SENT: &str = "never sent: the server takes no more requests on this connection";
 
 impl<Req, Resp> ClientTransport<Req, Resp> {
     /// The queue of descriptors to send: they go with or before the request submitted next.
@@ -287,7 +288,8 @@ impl<Req, Resp> ClientTransport<Req, Resp> {
         self.inner.get_ref().get_ref().outgoing()
     }
 
-    /// Who serves this connection, once it has said so.
+    /// Who serves this connection, once it has said so: until then nothing of it was executed. Empty is whoever does
+    /// not say it so that it is understood.
     pub fn greeting(&self) -> Arc<OnceLock<Greeting>> {
         Arc::clone(&self.greeting)
     }
@@ -329,14 +331,17 @@ impl<Req, Resp: DeserializeOwned> Stream for ClientTransport<Req, Resp> {
         loop {
             match ready!(Pin::new(&mut this.inner).poll_next(cx)) {
                 Some(Ok(Response { request_id: GREETING_ID, message })) => {
-                    // One that is not understood is of a later version; without it less can be said of a loss.
-                    if let Some(greeting) =
-                        message.err().and_then(|said| serde_json::from_str(&said.detail).ok())
-                    {
-                        let _ = this.greeting.set(greeting);
-                    }
+                    // One that is not understood is of a later version: somebody serves, nobody knows who.
+                    let said = message.err().and_then(|said| serde_json::from_str(&said.detail).ok());
+                    let _ = this.greeting.set(said.unwrap_or_default());
                 }
-                other => return Poll::Ready(other),
+                other => {
+                    // A server that answers without a greeting is a stranger: its requests are executed all the same.
+                    if matches!(other, Some(Ok(_))) {
+                        this.greeting.get_or_init(Greeting::default);
+                    }
+                    return Poll::Ready(other);
+                }
             }
         }
     }

@@ -237,6 +237,6 @@ fn a_full_backlog_and_a_long_path_are_no_obstacles_to_a_client() {
         soon(listener.accept()).await.unwrap();
         soon(second).await.unwrap();
         let missing = soon(wire::connect(long.join("missing"))).await.unwrap_err();
-        assert_eq!(missing.kind(), std::io::ErrorKind::NotFound);
+        assert_eq!(missing, wire::ConnectError::Missing);
     });
 }

@@ -1,6 +1,5 @@
 //! The client's end of a control socket.
 
-use std::io;
 use std::path::Path;
 use std::pin::pin;
 
@@ -9,7 +8,7 @@ use tarpc::client::{Config, RpcError};
 use tarpc::context::Context;
 use task_proto::crash::TraceId;
 use task_proto::limits::DEATH_NOTICE;
-use task_proto::wire::{self, FdStream};
+use task_proto::wire::{self, ConnectError, FdStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -36,7 +35,7 @@ pub enum ControlError {
     NoService,
     /// There is one, but it cannot be reached.
     #[error("cannot connect: {0}")]
-    Connect(#[source] io::Error),
+    Connect(#[source] ConnectError),
     /// The connection ended before the answer came.
     #[error("the service ended before it answered")]
     Lost(#[source] RpcError),
@@ -51,9 +50,9 @@ impl Caller {
     /// # Errors
     /// [`ControlError::NoService`] where nothing runs.
     pub async fn connect(path: impl AsRef<Path>) -> Result<Self, ControlError> {
-        let stream = wire::connect(path).await.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ControlError::NoService,
-            _ => ControlError::Connect(error),
+        let stream = wire::connect(path).await.map_err(|error| match error {
+            ConnectError::Missing | ConnectError::Refused => ControlError::NoService,
+            error => ControlError::Connect(error),
         })?;
         // Taken while its end of the connection is open, or was just now: the pid is still its own.
         let host = stream.peer_cred().ok().and_then(|peer| Pid::from_raw(peer.pid()?));
