@@ -1,12 +1,15 @@
 //! What `task logs` tells of earlier runs.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Lines, PipeReader};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::invocation::{Ended, Home};
+use crate::invocation::{Ended, Home, Running};
+use crate::terminal::Terminal;
 
 /// The records that these words ask for.
 fn records(home: &Home, words: &[&str]) -> Vec<Value> {
@@ -152,4 +155,160 @@ fn the_log_is_for_its_owner_alone() {
     home.task(["1"]).ends();
     let mode = |name: &str| fs::metadata(home.path(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("state/task/log"), mode("state/task/log/runs.jsonl")), (0o700, 0o600));
+}
+
+/// A record of a log file that this test writes itself.
+fn line(time: &str, run: &str, message: &str) -> String {
+    format!("{{\"time\":\"{time}\",\"run\":\"{run}\",\"source\":\"task\",\"message\":\"{message}\"}}\n")
+}
+
+/// Two files as a service and two runs beside it leave them.
+fn two_logs(home: &Home) {
+    fs::create_dir_all(home.path("state/task/log")).unwrap();
+    let serve: Vec<_> = ["09:00:00Z", "09:10:00Z", "09:20:00.5Z", "09:30:00Z"]
+        .iter()
+        .map(|time| line(&format!("2026-11-20T{time}"), "5e12e000", &time[..5]))
+        .collect();
+    fs::write(home.path("state/task/log/serve.jsonl"), serve.concat()).unwrap();
+    // Each stands where it ended.
+    let runs = [("09:15:00Z", "short"), ("09:16:00Z", "short"), ("09:05:00Z", "long"), ("09:25:00Z", "long")]
+        .map(|(time, run)| line(&format!("2026-11-20T{time}"), run, &time[..5]));
+    fs::write(home.path("state/task/log/runs.jsonl"), runs.concat()).unwrap();
+}
+
+#[test]
+fn a_service_and_the_runs_beside_it_are_one_story_in_order_of_time() {
+    let home = Home::new();
+    two_logs(&home);
+    let all = ["09:00", "09:05", "09:10", "09:15", "09:16", "09:20", "09:25", "09:30"];
+    assert_eq!(messages(&home, &[]), all);
+    for count in 0..all.len() {
+        assert_eq!(messages(&home, &["-n", &count.to_string()]), all[all.len() - count..]);
+    }
+    assert_eq!(messages(&home, &["--run", "short"]), ["09:15", "09:16"]);
+    let text = home.task(["logs", "-n", "2"]).ends();
+    text.answers(
+        "2026-11-20 09:25:00.000 long INFO task      09:25\n2026-11-20 09:30:00.000 5e12e000 INFO task      09:30\n",
+    );
+}
+
+#[test]
+fn a_span_of_time_has_its_borders_and_all_between_them() {
+    let home = Home::new();
+    two_logs(&home);
+    let since = |word| messages(&home, &["--since", word]);
+    assert_eq!(since("2026-11-20 09:25"), ["09:25", "09:30"]);
+    assert_eq!(since("2026-11-20 09:25:00.000001"), ["09:30"]);
+    assert_eq!(since("2026-11-20T10:20:00.5+01:00"), ["09:20", "09:25", "09:30"]);
+    assert_eq!(since("2026-11-21"), Vec::<String>::new());
+    let until = |word| messages(&home, &["--until", word]);
+    assert_eq!(until("2026-11-20 09:05"), ["09:00", "09:05"]);
+    assert_eq!(until("2026-11-20 09:04:59.9"), ["09:00"]);
+    assert_eq!(messages(&home, &["--until", "2026-11-20 09:20:00.5", "-n", "1"]), ["09:20"]);
+    let both = ["--since", "2026-11-20 09:06", "--until", "2026-11-20 09:15"];
+    assert_eq!(messages(&home, &both), ["09:10", "09:15"]);
+    // A run of now, by how long ago.
+    home.task(["--only", "mean", "1"]).ends().answers("1\n");
+    for ago in [["--since", "10m"], ["--since", "-10m"], ["--since", "1h ago"], ["--since", "1d"]] {
+        assert_eq!(messages(&home, &ago).len(), 7, "{ago:?}");
+    }
+    assert_eq!(messages(&home, &["--until", "10m"]).len(), 8);
+    // Who names a time sees all of it, not the last hundred.
+    let many: String = (0..300).map(|n| line("2026-11-20T08:00:00Z", "many", &n.to_string())).collect();
+    fs::write(home.path("state/task/log/runs.jsonl"), many).unwrap();
+    assert_eq!(messages(&home, &["--since", "2026-11-20 08:00"]).len(), 304);
+    assert_eq!(messages(&home, &[]).len(), 100);
+}
+
+#[test]
+fn a_word_that_is_no_time_is_explained() {
+    let home = Home::new();
+    let ended = home.task(["logs", "--since", "soon"]).ends();
+    assert_eq!(ended.status.code(), Some(2), "{ended}");
+    assert!(ended.stderr.contains("'soon'") && ended.stderr.contains("use 10m, 2h or 1d (ago)"), "{ended}");
+    let ended = home.task(["logs", "-f", "--until", "today"]).ends();
+    assert_eq!(ended.status.code(), Some(2), "{ended}");
+}
+
+/// `task logs -f` that runs, and the lines that it writes.
+fn follow(home: &Home, words: &[&str]) -> (Running, Lines<BufReader<PipeReader>>) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let following = home.task([&["logs", "-f"], words].concat()).starts(writer.into());
+    (following, BufReader::new(reader).lines())
+}
+
+#[test]
+fn following_shows_what_comes_and_ends_by_ctrl_c() {
+    let home = Home::new();
+    let (following, mut lines) = follow(&home, &["-o", "raw", "--level", "info"]);
+    following.hears("no matching records yet in ");
+    for _ in 0..2 {
+        home.task(["--only", "mean", "1"]).ends().answers("1\n");
+        let run: Vec<_> = lines.by_ref().take(7).map(Result::unwrap).collect();
+        assert_eq!((run[0].as_str(), run[3].as_str()), ("spawned task-rpc", "answered"));
+        assert!(run[6].starts_with("task-rpc exited 0"), "{run:?}");
+    }
+    rustix::process::kill_process(following.pid(), Signal::INT).unwrap();
+    following.ends_beside_others().died_of(Signal::INT);
+    assert!(lines.next().is_none(), "nothing came twice");
+}
+
+#[test]
+fn following_ends_when_nobody_reads_any_more_though_nothing_comes() {
+    let home = Home::new();
+    home.task(["--only", "mean", "1"]).ends().answers("1\n");
+    let (following, mut lines) = follow(&home, &["-n", "1"]);
+    assert!(lines.next().unwrap().unwrap().contains("task-rpc exited 0"));
+    drop(lines);
+    let ended = following.ends_beside_others();
+    ended.died_of(Signal::PIPE);
+    assert_eq!(ended.stderr, "", "{ended}");
+}
+
+#[test]
+fn a_service_is_followed_while_it_runs_and_across_its_restart() {
+    let home = Home::new();
+    let (following, mut lines) = follow(&home, &["-o", "json", "--source", "task"]);
+    following.hears("no matching records yet in ");
+    let mut runs = Vec::new();
+    for _ in 0..2 {
+        let service = home.task(["serve"]).starts(Stdio::null());
+        let run = loop {
+            let record: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+            assert_eq!(record["source"], "task");
+            if record["message"].as_str().unwrap().starts_with("ready in ") {
+                break record["run"].as_str().unwrap().to_owned();
+            }
+        };
+        rustix::process::kill_process(service.pid(), Signal::TERM).unwrap();
+        assert!(service.ends_beside_others().status.success());
+        // Its last words are in the log once it has ended.
+        let last = messages(&home, &["--run", &run]);
+        assert!(last.iter().any(|message| message.contains("exited 0")), "{last:?}");
+        while !lines.next().unwrap().unwrap().contains("exited 0") {}
+        runs.push(run);
+    }
+    assert_ne!(runs[0], runs[1]);
+    drop(lines);
+    following.ends_beside_others().died_of(Signal::PIPE);
+}
+
+#[test]
+fn nothing_that_a_log_holds_steers_the_terminal() {
+    let home = Home::new();
+    fs::create_dir_all(home.path("state/task/log")).unwrap();
+    // Escape sequences, a bell, C1, a way back over the line, and text turned around: escaped in JSON, and as they are.
+    let evil = [r"\u001b[2J\u0007\u009b31m\r\b\u202e", "\u{9b}31m\u{7f}\u{202e}\u{2028}"].concat();
+    let record = format!(
+        r#"{{"time":"2026-11-20T09:14:02Z","run":"r{evil}","source":"s{evil}","level":"WARN","message":"m\n{evil}","fields":{{"k{evil}":"{evil}"}},"trace_id":"{evil}"}}"#
+    );
+    fs::write(home.path("state/task/log/serve.jsonl"), record + "\n\u{1b}[2J no record\n").unwrap();
+    for output in ["text", "json", "raw"] {
+        let (seen, status) = Terminal::start(&home, &["logs", "-o", output, "--color", "never"]).ends();
+        assert!(status.success(), "{seen}");
+        assert!(seen.contains("skipped 1 lines"), "{seen}");
+        let steering = |c: char| (c.is_control() && c != '\n') || ('\u{2028}'..='\u{202e}').contains(&c);
+        assert!(!seen.contains(steering), "{output}: {seen:?}");
+        assert_eq!(seen.lines().count(), 2, "one record is one line: {seen:?}");
+    }
 }
