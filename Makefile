@@ -47,7 +47,7 @@ clean: ## remove everything that was built
 	rm -rf bin
 
 # Other programs are called `task` too (Taskwarrior, go-task). Ours names TASK_RPC_BIN, so nothing need be run to know.
-install: ## install both programs and the manual page under PREFIX (/usr/local)
+install: ## install both programs, the manual page and the systemd user units under PREFIX (/usr/local)
 	@test -x bin/task && test -x bin/task-rpc || { echo 'make install: build first: make task rpc' >&2; exit 1; }
 	@case '$(DESTDIR)$(PREFIX)' in *[[:space:]]*) \
 	  echo 'make install: PREFIX and DESTDIR may not contain spaces' >&2; exit 1;; \
@@ -57,9 +57,12 @@ install: ## install both programs and the manual page under PREFIX (/usr/local)
 	  echo "make install: $$bin/task is another program (Taskwarrior and go-task have that name too);" >&2; \
 	  echo "  it was left alone. Choose another place: make install PREFIX=DIR" >&2; exit 1; \
 	fi; \
-	install -d "$$bin" "$(DESTDIR)$$prefix/share/man/man1" && \
+	units=$(DESTDIR)$$prefix/share/systemd/user; \
+	install -d "$$bin" "$(DESTDIR)$$prefix/share/man/man1" "$$units" && \
 	install -m 755 bin/task bin/task-rpc "$$bin/" && \
 	bin/task man > "$(DESTDIR)$$prefix/share/man/man1/task.1" && \
+	sed 's|/usr/local/bin|$(abspath $(PREFIX))/bin|' systemd/task.service > "$$units/task.service" && \
+	cp systemd/task.socket "$$units/" && \
 	echo "installed $$bin/task and $$bin/task-rpc"; \
 	other=$$(command -v task || true); \
 	if [ -n "$$other" ] && [ "$$other" != "$$prefix/bin/task" ]; then \

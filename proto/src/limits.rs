@@ -47,6 +47,8 @@ pub const SOCKET_LOCK_RETRY: Duration = Duration::from_millis(5);
 pub const STALE_SOCKET: Duration = Duration::from_secs(1);
 /// Between two looks at such a socket: there is no event to wait for.
 pub const STALE_SOCKET_RETRY: Duration = Duration::from_millis(5);
+/// For a service manager to take what it is told. It reads all the time; one that does not must not hold a service up.
+pub const NOTIFY: Duration = Duration::from_millis(100);
 /// First wait after `accept` found no free descriptor; it doubles up to [`ACCEPT_BACKOFF_MAX`].
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(5);
 /// Longest wait after `accept` found no free descriptor.

@@ -91,7 +91,7 @@ pub enum Failure {
     #[error("{0}")]
     AlreadyServing(LockError),
     /// The new worker did not come to serve.
-    #[error("not restarted, the old worker goes on: {0}")]
+    #[error("not restarted: {0}")]
     NotRestarted(String),
     /// Workers died one after another before they had answered anything.
     #[error(

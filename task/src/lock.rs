@@ -136,10 +136,9 @@ impl fmt::Display for Holder {
 fn holder(file: impl AsFd) -> Holder {
     let mut text = [0; PID_TEXT];
     let length = pread(file, &mut text, 0).unwrap_or(0);
-    let pid = str::from_utf8(&text[..length])
-        .ok()
-        .and_then(|text| text.trim().parse::<i32>().ok())
-        .and_then(Pid::from_raw);
+    let pid = str::from_utf8(&text[..length]).ok().and_then(|text| text.trim().parse().ok());
+    // Zero and below would be groups of processes.
+    let pid = pid.filter(|pid: &i32| *pid > 0).and_then(Pid::from_raw);
     match pid {
         Some(pid) if test_kill_process(pid) != Err(Errno::SRCH) => {
             Holder::Pid(pid.as_raw_nonzero().get() as u32)

@@ -1,6 +1,6 @@
 //! What a service manager is told: `sd_notify(3)`.
 //!
-//! Written here because nothing may hold the host up: a datagram that the manager does not take at once is dropped,
+//! Written here because nothing may hold the host up: a datagram that the manager does not take in time is dropped,
 //! where the crates for it wait.
 
 use std::ffi::OsString;
@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use rustix::time::{ClockId, clock_gettime};
+use task_proto::limits::NOTIFY;
 
 /// What a service manager may want to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +74,7 @@ fn connected(address: &OsString) -> io::Result<UnixDatagram> {
         path => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(path))?,
     };
     let socket = UnixDatagram::unbound()?;
-    socket.set_nonblocking(true)?;
+    socket.set_write_timeout(Some(NOTIFY))?;
     socket.connect_addr(&address)?;
     Ok(socket)
 }

@@ -73,7 +73,7 @@ async fn live(config: &ServeConfig, given: Option<Socket>) -> Result<(), Failure
     if let Err(failure) = &ended
         && !matches!(failure, Failure::Signal(_))
     {
-        tracing::info!(kind = failure.kind(), "failed: {}", failure.text());
+        tracing::debug!(kind = failure.kind(), "failed: {}", failure.text());
     }
     log.finish();
     drop(lock);
@@ -133,6 +133,7 @@ async fn watched(
     let mut status = supervisor.status();
     let mut reloads = FuturesUnordered::new();
     let mut ready = false;
+    notifier.tell(None, &words(&status.borrow()));
     let stopped_by = loop {
         tokio::select! {
             biased;

@@ -139,6 +139,11 @@ impl Invocation {
         self.starts(Stdio::piped()).ends()
     }
 
+    /// The same while others run in the same home.
+    pub fn ends_beside_others(self) -> Ended {
+        self.starts(Stdio::piped()).ends_beside_others()
+    }
+
     /// Runs it to its end, its standard output somewhere else.
     pub fn ends_with_stdout(self, stdout: impl Into<Stdio>) -> Ended {
         self.starts(stdout.into()).ends()

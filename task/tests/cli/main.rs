@@ -16,4 +16,6 @@ mod other_client;
 mod pages;
 mod readme;
 mod screens;
+mod serve;
+mod systemd;
 mod terminal;

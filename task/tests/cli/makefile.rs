@@ -17,6 +17,7 @@ fn built(home: &Home) -> PathBuf {
     let tree = home.path("tree");
     fs::create_dir_all(tree.join("bin")).unwrap();
     fs::copy(Path::new(ROOT).join("Makefile"), tree.join("Makefile")).unwrap();
+    symlink(Path::new(ROOT).join("systemd"), tree.join("systemd")).unwrap();
     for program in ["task", "task-rpc"] {
         symlink(Path::new(TASK).with_file_name(program), tree.join("bin").join(program)).unwrap();
     }
@@ -68,6 +69,10 @@ fn install_puts_both_programs_and_the_manual_under_the_prefix_and_again() {
     home.run(task.to_str().unwrap(), ["--only", "mean", "1", "2", "6"]).ends().answers("3\n");
     let page = fs::read_to_string(prefix.join("share/man/man1/task.1")).unwrap();
     assert!(page.contains(".TH task 1"), "{page}");
+    let unit = fs::read_to_string(prefix.join("share/systemd/user/task.service")).unwrap();
+    assert!(unit.contains(&format!("ExecStart={} serve\n", task.display())), "{unit}");
+    assert!(unit.contains(&format!("ExecReload={} restart\n", task.display())), "{unit}");
+    assert!(prefix.join("share/systemd/user/task.socket").exists());
 }
 
 #[test]

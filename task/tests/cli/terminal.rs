@@ -79,6 +79,17 @@ impl<'a> Terminal<'a> {
         (self.screen(), status)
     }
 
+    /// Goes away with everything on it: how the run ended.
+    pub fn hangs_up(self) -> ExitStatus {
+        let Terminal { device, mut child, home, .. } = self;
+        drop(device);
+        let pid = Pid::from_child(&child.0);
+        assert!(exits(pid), "no end within {PATIENCE:?} after its terminal");
+        let status = child.0.wait().unwrap();
+        leaves_nothing(pid, &home.path("runtime/task"));
+        status
+    }
+
     /// Dies of Ctrl-C: the whole screen.
     pub fn dies_of_ctrl_c(self) -> String {
         let (seen, status) = self.ends();
