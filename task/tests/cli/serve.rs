@@ -154,7 +154,7 @@ fn what_is_no_socket_is_not_replaced_by_one() {
         let path = base.join(name);
         let make: [&dyn Fn(); 3] =
             [&|| fs::write(&path, "precious").unwrap(), &|| fs::create_dir(&path).unwrap(), &|| {
-                symlink("/nowhere", &path).unwrap()
+                symlink("/nowhere", &path).unwrap();
             }];
         for make in make {
             make();
