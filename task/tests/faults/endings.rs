@@ -8,12 +8,12 @@ use std::fs::{self, File, FileTimes};
 use std::io::{PipeWriter, Write as _};
 use std::path::Path;
 use std::process::Command;
-use std::thread;
 use std::time::{Duration, SystemTime};
 
 use rustix::process::Signal;
 
 use crate::house::{ANSWER, Ended, House, NUMBERS, Run, try_kill};
+use crate::moments::{Moments, quantile};
 
 /// Runs of each kind, if `ENDINGS` does not say otherwise.
 const RUNS: usize = 200;
@@ -184,7 +184,7 @@ impl Endings {
         lengths.sort();
         let length = lengths[lengths.len() / 2];
         println!("{kind}: {runs} runs, SEED={seed}, each of {length:?}");
-        Endings { kind, runs, moments: Moments { state: seed, length }, house }
+        Endings { kind, runs, moments: Moments::new(seed, length), house }
     }
 
     /// Runs `act` again and again; it says which `task` ran and how it ended. Nothing may be left of it.
@@ -237,32 +237,6 @@ impl Endings {
 
 fn spread(times: &mut [Duration]) -> String {
     times.sort();
-    let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
-    format!("median {:?}, 99 % {:?}, most {:?}", at(0.5), at(0.99), at(1.0))
-}
-
-/// Random moments in the life of a run, from before its `main` to after its end.
-struct Moments {
-    state: u64,
-    length: Duration,
-}
-
-impl Moments {
-    /// Waits, for up to a length of a run and a quarter.
-    fn wait(&mut self) {
-        let part = self.next() as f64 / u64::MAX as f64;
-        thread::sleep(self.length.mul_f64(part * 1.25));
-    }
-
-    fn coin(&mut self) -> bool {
-        self.next() & 1 == 0
-    }
-
-    /// `SplitMix64` (Steele, Lea, Flood 2014).
-    fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.state ^ self.state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
+    let [median, most_of_them, most] = [0.5, 0.99, 1.0].map(|part| quantile(times, part));
+    format!("median {median:?}, 99 % {most_of_them:?}, most {most:?}")
 }

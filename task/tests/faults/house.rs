@@ -209,6 +209,11 @@ impl Run {
         ends_within(&self.pidfd, limit)
     }
 
+    /// Readable once it has ended.
+    pub(crate) fn pidfd(&self) -> &OwnedFd {
+        &self.pidfd
+    }
+
     /// What it has written to standard error so far.
     pub(crate) fn stderr(&self) -> String {
         text(&self.outputs[1])
@@ -274,6 +279,13 @@ impl Ended {
             self.status.code() == Some(code) && self.stdout == stdout,
             "expected {code} and {stdout:?} of {self}"
         );
+        self
+    }
+
+    /// Fails unless it exited with 0.
+    #[track_caller]
+    pub(crate) fn expect_success(&self) -> &Self {
+        assert_eq!(self.status.code(), Some(0), "{self}");
         self
     }
 
@@ -355,6 +367,13 @@ pub(crate) fn figure(pid: u32, file: &str, name: &str) -> Option<u64> {
 pub(crate) fn field(pid: u32, file: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
     text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
+}
+
+/// The child processes of all threads of this one, in whatever state.
+pub(crate) fn children(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let children = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    children.flat_map(|pids| pids.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
 }
 
 /// Whether a process ends within this time.

@@ -10,9 +10,12 @@
 mod cut;
 mod endings;
 mod hosting;
+#[expect(dead_code, reason = "the tests of a service, which have it too, use the rest")]
 mod house;
 mod killed;
 mod misbehaving;
+#[expect(dead_code, reason = "the tests of a service, which have it too, use the rest")]
+mod moments;
 mod orphans;
 mod stalled;
 mod together;
