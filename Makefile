@@ -1,5 +1,5 @@
 # `make` alone explains itself. Every target is phony: there is a directory `task`, which would be "up to date".
-.PHONY: help task rpc test lint fmt doc bench clean install
+.PHONY: help task rpc test faults lint fmt doc bench clean install
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
@@ -25,6 +25,12 @@ rpc: ## build bin/task-rpc, the worker that it starts
 test: ## run all tests
 	$(CARGO) build --locked --workspace --bins --examples
 	$(CARGO) test --locked --workspace --no-fail-fast
+
+# `make test` has a few minutes' worth of the same. ROW= takes one kind, COUNT= another number, SEED= the same again.
+faults: ## do the service every kind of harm, for hours, and print a table
+	$(CARGO) build --release --locked --workspace --bins --examples
+	FAULTS=long COUNT=$(COUNT) SEED=$(SEED) \
+	  $(CARGO) test --release --locked --package task --test service -- $(ROW)
 
 lint: ## formatting, clippy and documentation, warnings as errors
 	$(CARGO) fmt --all --check

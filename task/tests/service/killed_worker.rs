@@ -1,0 +1,95 @@
+//! Workers that are killed, again and again, while clients call: once all had an answer, and at any moment at all.
+
+use std::time::{Duration, Instant};
+
+use crate::house::{children, try_kill, until};
+use crate::load::{Crew, Load};
+use crate::moments::Moments;
+use crate::report::{Report, Scale};
+use crate::service::Service;
+use crate::tally::{Fate, Now};
+
+/// From a kill to the next answer, for half of the kills.
+const PROMISED: Duration = Duration::from_millis(10);
+/// The same for each, on any machine: nothing is waited out.
+const GENEROUS: Duration = Duration::from_secs(20);
+
+/// Starts that tell how long one takes.
+const STARTS: usize = 9;
+
+/// Each worker has answered all callers.
+pub(crate) fn after_answers(scale: Scale) -> Report {
+    let mut report = Report::new(scale);
+    let service = Service::new(&[]);
+    let serving = service.start();
+    serving.ready();
+    let load = Load::start(&Crew { plain: 0, ..Crew::of(&service, scale.seed) });
+    let kills = scale.count(200, 10_000);
+    let mut recoveries = Vec::with_capacity(kills);
+    for _ in 0..kills {
+        let worker = load.seen.until("every caller had an answer from one worker", Now::common_worker);
+        let killed = Instant::now();
+        try_kill(worker).unwrap();
+        let (_, answered) = load.seen.until_other_than(worker);
+        recoveries.push(answered - killed);
+    }
+    let tally = load.end();
+    report.count("kills", kills as u64);
+    report.calls(&tally);
+    report.none("called poison", tally.of(Fate::Crashed));
+    recoveries.sort_unstable();
+    let (half, most) = (recoveries[kills / 2], recoveries[kills - 1]);
+    report
+        .demand_time(half <= PROMISED, || format!("half of the kills took over {half:?} to the next answer"));
+    report.demand(most < GENEROUS, || format!("{most:?} to the next answer"));
+    report.times("kill to next answer", recoveries);
+    serving.stop();
+    report
+}
+
+/// Whatever the worker is at: being spawned, greeting, serving.
+pub(crate) fn at_any_time(scale: Scale) -> Report {
+    let mut report = Report::new(scale);
+    let service = Service::new(&["--max-failed-starts", "none"]);
+    let serving = service.start();
+    serving.ready();
+    let load = Load::start(&Crew { pipes: 1, plain: 1, ..Crew::of(&service, scale.seed) });
+    let host = serving.pid();
+    // How long it takes to the next answer decides where the middle of a start is.
+    let mut last = 0;
+    let mut lengths = Vec::new();
+    for _ in 0..STARTS {
+        last = load.seen.until("every caller had an answer from one worker", Now::common_worker);
+        let killed = Instant::now();
+        try_kill(last).unwrap();
+        lengths.push(load.seen.until_other_than(last).1 - killed);
+    }
+    lengths.sort_unstable();
+    let mut moments = Moments::new(scale.seed, lengths[STARTS / 2]);
+    let (mut killed, mut early, mut recoveries) = (Instant::now(), 0, Vec::new());
+    let kills = scale.count(100, 2_000);
+    for _ in 0..kills {
+        until("it is gone", || (!children(host).contains(&last)).then_some(()));
+        // Two of three have answered somebody: the more starts fail in a row, the later comes the next.
+        if moments.below(3) > 0 {
+            let (_, answered) = load.seen.until_other_than(last);
+            recoveries.push(answered - killed);
+        }
+        let worker = until("there is a worker", || children(host).first().copied());
+        moments.wait();
+        killed = Instant::now();
+        try_kill(worker).unwrap();
+        early += u64::from(load.seen.lock().newest.as_ref().is_none_or(|(newest, _)| newest.pid != worker));
+        last = worker;
+    }
+    load.seen.until_other_than(last);
+    let tally = load.end();
+    report.count("kills", kills as u64);
+    report.count("of them before the first answer", early);
+    report.calls(&tally);
+    report.count("of which the pipe was lost with the worker", tally.of(Fate::Consumed));
+    report.count("that were executing at five kills", tally.of(Fate::Crashed));
+    report.times("kill to next answer, unless killed before it", recoveries);
+    serving.stop();
+    report
+}
