@@ -12,11 +12,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tarpc::server::Serve;
-use task_proto::limits::{ACCEPT_BACKOFF, ACCEPT_BACKOFF_MAX, BACKLOG, HEARTBEAT};
+use task_proto::limits::{ACCEPT_BACKOFF, ACCEPT_BACKOFF_MAX, BACKLOG, DRAIN, HEARTBEAT};
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::connection::{self, Connection, Shared};
 use crate::log;
@@ -60,7 +60,9 @@ pub(crate) async fn serve<S>(
             never = accept(&listener, &seats, &welcome) => match never {},
         }
         seats.close();
-        sweep(listener, &seats, &welcome).await;
+        // With the seats that there are; for more of them it waits as long as a drain may take, as at a hand-over the
+        // next generation empties the backlog, too.
+        let _ = timeout(DRAIN, sweep(listener, &seats, &welcome)).await;
         let mut connections = connections.take();
         while let Some(ended) = connections.join_next().await {
             report(ended);

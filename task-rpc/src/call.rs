@@ -14,6 +14,7 @@ use task_proto::limits::SLOW_CALL;
 use task_proto::scoreboard::CallSlot;
 use tracing::Level;
 
+use crate::blamed::Turn;
 use crate::connection::Shared;
 use crate::log::CallLevel;
 
@@ -45,8 +46,8 @@ impl<S: Serve> Serve for Observed<S> {
             tracing::warn!(log.target = "worker", %crash, %trace_id, "not executed: workers died of this call");
             Err(crash.to_error())
         } else {
-            let _turn = blamed.turn(trace_id, &progress).await;
-            progress.clone().scope(self.service.serve(context, request)).await
+            let turn = blamed.turn(trace_id, &progress).await;
+            Turn::scope(turn, progress.clone().scope(self.service.serve(context, request))).await
         };
         if answer.is_err() {
             progress.fail();

@@ -16,7 +16,7 @@ use task_proto::crash::{Condemned, Crash, TraceId};
 use task_proto::handshake::{Answer, EXIT_REFUSED, Hello, PROTOCOL};
 use task_proto::limits::Limits;
 use task_proto::scoreboard::{Activity, Snapshot};
-use task_proto::stats::{Format, Query, Source, StatsClient, StatsRequest, StatsResponse};
+use task_proto::stats::{Format, Query, Source, StatsRequest, StatsResponse};
 use task_proto::wire::{self, FdStream, Greeting};
 use tokio::io::AsyncWriteExt;
 
@@ -285,40 +285,62 @@ async fn a_condemned_call_is_answered_with_its_crash_and_not_executed() {
     assert_eq!(reader.read(&mut [0]).unwrap(), 0);
 }
 
+fn activity(seen: &Snapshot, trace_id: u128) -> Option<Activity> {
+    seen.calls.iter().find(|call| call.trace_id == trace_id).map(|call| call.activity)
+}
+
 #[tokio::test]
 async fn suspects_take_turns_and_nobody_else_waits_for_them() {
     let host = Host::spawn(|_| {});
     host.greet(&Hello { suspects: vec![TraceId(1), TraceId(2), TraceId(3)], ..host.hello() }).unwrap();
     // Of two connections: the turn is the process's.
-    let (one, outgoing_of_one) = client(&host.socket).await;
-    let (other, outgoing_of_other) = client(&host.socket).await;
-    let activity = |seen: &Snapshot, trace_id: u128| {
-        seen.calls.iter().find(|call| call.trace_id == trace_id).map(|call| (call.activity, call.consumed))
+    let (one, outgoing) = client(&host.socket).await;
+    let (other, _outgoing) = client(&host.socket).await;
+    let (query, mut writer) = on_a_pipe(&outgoing);
+    let words = (0..2_000_000).map(|number| (number * 1_000_003_u64 % 2_000_000).to_string());
+    let text = words.collect::<Vec<_>>().join(" ");
+    let writing = std::thread::spawn(move || writer.write_all(text.as_bytes()).unwrap());
+    assert_eq!(one.mean(context(), query.clone()).await.unwrap().unwrap().count, 2_000_000);
+    writing.join().unwrap();
+
+    let sorting = tokio::spawn(async move { one.median(traced(1), query).await });
+    shown(&host, |seen| activity(seen, 1) == Some(Activity::Computing)).await;
+    let ping = |trace_id| {
+        let other = other.clone();
+        tokio::spawn(async move { other.ping(traced(trace_id)).await })
     };
-    let call = |client: &StatsClient, outgoing, trace_id| {
-        let (client, (query, writer)) = (client.clone(), on_a_pipe(outgoing));
-        (tokio::spawn(async move { client.mean(traced(trace_id), query).await }), writer)
-    };
-    let (first, mut first_input) = call(&one, &outgoing_of_one, 1);
-    shown(&host, |seen| activity(seen, 1) == Some((Activity::Waiting, 0))).await;
-    let (second, mut second_input) = call(&other, &outgoing_of_other, 2);
-    second_input.write_all(b"1 2").unwrap();
-    shown(&host, |seen| activity(seen, 2) == Some((Activity::Held, 0))).await;
-    let (third, _third_input) = call(&other, &outgoing_of_other, 3);
-    shown(&host, |seen| activity(seen, 3) == Some((Activity::Held, 0))).await;
+    let (second, third) = (ping(2), ping(3));
+    shown(&host, |seen| [2, 3].map(|call| activity(seen, call)) == [Some(Activity::Held); 2]).await;
     // One that is cancelled while it is held takes no turn.
     third.abort();
     shown(&host, |seen| activity(seen, 3).is_none()).await;
-    let (innocent, mut input) = call(&other, &outgoing_of_other, 9);
-    input.write_all(b"7").unwrap();
-    drop(input);
-    assert_eq!(innocent.await.unwrap().unwrap().unwrap().count, 1);
-    assert_eq!(activity(&host.board.read().unwrap(), 2), Some((Activity::Held, 0)), "it is still held");
-    first_input.write_all(b"1").unwrap();
-    drop(first_input);
-    assert_eq!(first.await.unwrap().unwrap().unwrap().count, 1);
+    ping(9).await.unwrap().unwrap();
+    assert_eq!(activity(&host.board.read().unwrap(), 2), Some(Activity::Held), "it is still held");
+    assert!(!sorting.is_finished());
+    sorting.await.unwrap().unwrap().unwrap();
+    second.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_suspect_that_waits_for_its_input_keeps_no_other_waiting() {
+    let host = Host::spawn(|_| {});
+    host.greet(&Hello { suspects: vec![TraceId(1), TraceId(2)], ..host.hello() }).unwrap();
+    let (client, outgoing) = client(&host.socket).await;
+    let call = |trace_id| {
+        let (client, (query, writer)) = (client.clone(), on_a_pipe(&outgoing));
+        (tokio::spawn(async move { client.mean(traced(trace_id), query).await }), writer)
+    };
+    let (first, mut first_input) = call(1);
+    first_input.write_all(b"1 ").unwrap();
+    shown(&host, |seen| seen.calls.iter().any(|call| call.consumed == 2)).await;
+    shown(&host, |seen| activity(seen, 1) == Some(Activity::Waiting)).await;
+    let (second, mut second_input) = call(2);
+    second_input.write_all(b"5 6").unwrap();
     drop(second_input);
     assert_eq!(second.await.unwrap().unwrap().unwrap().count, 2);
+    first_input.write_all(b"2 3").unwrap();
+    drop(first_input);
+    assert_eq!(first.await.unwrap().unwrap().unwrap().count, 3);
 }
 
 #[tokio::test]

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use task_proto::fault::{Fault, FaultKind};
 use task_proto::scoreboard::{Activity, Progress};
-use tokio::sync::watch;
+use tokio::sync::{OwnedMutexGuard, watch};
+
+use crate::blamed::Turn;
 
 type Outcome<T> = Result<Arc<T>, Fault>;
 
@@ -35,12 +37,36 @@ struct Job<T> {
 /// The calls that wait for a job.
 #[derive(Debug, Default)]
 struct Members {
-    calls: Vec<(u64, Progress)>,
+    calls: Vec<Call>,
     entered: u64,
     /// What the thread is at: that of the calls which wait for it.
     activity: Activity,
     consuming: bool,
     consumed: u64,
+    /// The turn of the suspects among them, while the thread has it.
+    turn: Option<OwnedMutexGuard<()>>,
+}
+
+#[derive(Debug)]
+struct Call {
+    id: u64,
+    progress: Progress,
+    turn: Option<Arc<Turn>>,
+}
+
+impl Call {
+    /// No thread speaks for it any more. A suspect without its turn goes on when it has it.
+    fn resume(&self) {
+        let held = self.turn.as_ref().is_none_or(|turn| turn.is_held());
+        self.progress.enter(if held { Activity::Running } else { Activity::Held });
+    }
+}
+
+impl Members {
+    fn enter(&mut self, activity: Activity) {
+        self.activity = activity;
+        self.calls.iter().for_each(|call| call.progress.enter(activity));
+    }
 }
 
 /// The thread's end of a job. Dropped without [`finish`](Work::finish), as a panic does, it answers `Internal`.
@@ -58,7 +84,12 @@ impl<T> Shared<T> {
         let member = self.enter(wake, start);
         let mut outcome = member.job.outcome.subscribe();
         let outcome = outcome.wait_for(Option::is_some).await;
-        outcome.ok().and_then(|outcome| outcome.clone()).unwrap_or_else(|| Err(died()))
+        let outcome = outcome.ok().and_then(|outcome| outcome.clone()).unwrap_or_else(|| Err(died()));
+        drop(member);
+        if let Some(turn) = Turn::current() {
+            turn.take().await;
+        }
+        outcome
     }
 
     fn enter(&self, wake: Option<OwnedFd>, start: impl FnOnce(Work<T>)) -> Member<T> {
@@ -124,14 +155,19 @@ struct Member<T> {
 
 impl<T> Member<T> {
     fn new(job: &Arc<Job<T>>, members: &mut Members) -> Self {
-        let progress = Progress::current();
+        let (progress, turn) = (Progress::current(), Turn::current());
         progress.enter(members.activity);
+        if let Some(turn) = &turn
+            && matches!(members.activity, Activity::Waiting | Activity::Held)
+        {
+            turn.give_up();
+        }
         if members.consuming {
             progress.begin_consuming();
             progress.consumed(members.consumed);
         }
         members.entered += 1;
-        members.calls.push((members.entered, progress));
+        members.calls.push(Call { id: members.entered, progress, turn });
         Member { job: Arc::clone(job), id: members.entered }
     }
 }
@@ -139,9 +175,8 @@ impl<T> Member<T> {
 impl<T> Drop for Member<T> {
     fn drop(&mut self) {
         let mut members = lock(&self.job.members);
-        if let Some(at) = members.calls.iter().position(|(id, _)| *id == self.id) {
-            // The thread speaks for it no more.
-            members.calls.swap_remove(at).1.enter(Activity::Running);
+        if let Some(at) = members.calls.iter().position(|call| call.id == self.id) {
+            members.calls.swap_remove(at).resume();
         }
         if members.calls.is_empty() && self.job.outcome.borrow().is_none() {
             self.job.cancelled.store(true, Relaxed);
@@ -162,24 +197,43 @@ impl<T> Work<T> {
         if self.job.cancelled.load(Relaxed) {
             return Err(Fault::new(FaultKind::Cancelled, "the call was cancelled"));
         }
-        lock(&self.job.members).calls.iter().for_each(|(_, progress)| progress.tick());
+        lock(&self.job.members).calls.iter().for_each(|call| call.progress.tick());
         Ok(())
     }
 
     /// Says what the thread is at. While it computes it must come to a [`checkpoint`](Work::checkpoint) several times
     /// a second.
     pub(super) fn enter(&self, activity: Activity) {
-        let mut members = lock(&self.job.members);
-        members.activity = activity;
-        members.calls.iter().for_each(|(_, progress)| progress.enter(activity));
+        lock(&self.job.members).enter(activity);
     }
 
     /// What may wait for input; before and after it the thread computes.
     pub(super) fn waiting<R>(&self, wait: impl FnOnce() -> R) -> R {
-        self.enter(Activity::Waiting);
+        {
+            let mut members = lock(&self.job.members);
+            members.turn = None;
+            members.calls.iter().filter_map(|call| call.turn.as_ref()).for_each(|turn| turn.give_up());
+            members.enter(Activity::Waiting);
+        }
         let waited = wait();
-        self.enter(Activity::Computing);
+        self.compute();
         waited
+    }
+
+    /// Goes on to compute: with the turn, if there is a suspect among the calls.
+    fn compute(&self) {
+        loop {
+            let mut members = lock(&self.job.members);
+            match members.calls.iter().find_map(|call| call.turn.clone()) {
+                Some(turn) if members.turn.is_none() => {
+                    members.enter(Activity::Held);
+                    drop(members);
+                    let turn = turn.take_for_thread();
+                    lock(&self.job.members).turn = Some(turn);
+                }
+                _ => return members.enter(Activity::Computing),
+            }
+        }
     }
 
     /// Readable as soon as the job is cancelled.
@@ -191,14 +245,14 @@ impl<T> Work<T> {
     pub(super) fn begin_consuming(&self) {
         let mut members = lock(&self.job.members);
         members.consuming = true;
-        members.calls.iter().for_each(|(_, progress)| progress.begin_consuming());
+        members.calls.iter().for_each(|call| call.progress.begin_consuming());
     }
 
     /// Says that this many bytes more of such input have been read.
     pub(super) fn consumed(&self, bytes: usize) {
         let mut members = lock(&self.job.members);
         members.consumed += bytes as u64;
-        members.calls.iter().for_each(|(_, progress)| progress.consumed(members.consumed));
+        members.calls.iter().for_each(|call| call.progress.consumed(members.consumed));
     }
 
     /// Hands the outcome to all that wait, and keeps it.
@@ -208,7 +262,12 @@ impl<T> Work<T> {
 
     fn answer(&self, outcome: Outcome<T>) {
         // Nobody ticks for those that have yet to take it.
-        self.enter(Activity::Running);
+        {
+            let mut members = lock(&self.job.members);
+            members.activity = Activity::Running;
+            members.calls.iter().for_each(Call::resume);
+            members.turn = None;
+        }
         self.job.outcome.send_if_modified(|place| {
             let first = place.is_none();
             if first {
@@ -237,17 +296,21 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::sync::mpsc;
+    use std::thread;
 
     use futures::poll;
+    use task_proto::crash::TraceId;
     use task_proto::scoreboard::{Board, Scores};
 
     use super::*;
+    use crate::blamed::Blamed;
 
     #[tokio::test]
     async fn a_computation_that_panics_answers_internal_and_is_tried_anew() {
         let result = Shared::default();
         let panicking = |job: Work<u8>| {
-            let thread = std::thread::spawn(move || {
+            let thread = thread::spawn(move || {
                 let _job = job;
                 panic!("on purpose");
             });
@@ -329,5 +392,54 @@ mod tests {
         work.finish(Ok(1));
         assert_eq!(shown(), [Activity::Running; 2], "nobody ticks for who has yet to take the result");
         assert_eq!((*early.await.unwrap(), *again.await.unwrap()), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn a_suspect_gives_its_turn_up_while_it_waits_for_input_and_has_it_whenever_it_executes() {
+        let board = Board::create().unwrap();
+        let scores = Scores::map(board.fd()).unwrap();
+        let ids = [1, 2].map(TraceId);
+        let blamed = Blamed::new(ids.to_vec(), Vec::new());
+        let slots = [scores.begin("mean", 1), scores.begin("mode", 2)];
+        let [first, second] = slots.each_ref().map(task_proto::scoreboard::CallSlot::progress);
+        let shown = || board.read().unwrap().calls.iter().map(|call| call.activity).collect::<Vec<_>>();
+
+        let its_turn = blamed.turn(ids[0], &first).await;
+        let mut other_turn = Box::pin(blamed.turn(ids[1], &second));
+        assert!(poll!(&mut other_turn).is_pending());
+        assert_eq!(shown(), [Activity::Running, Activity::Held]);
+        let (result, work) = (Shared::<u8>::default(), Cell::new(None));
+        let wanted = result.get(None, |job| work.set(Some(job)));
+        let mut call = Box::pin(Turn::scope(its_turn, first.clone().scope(wanted)));
+        assert!(poll!(&mut call).is_pending());
+        let work = work.take().unwrap();
+        work.enter(Activity::Computing);
+        assert!(poll!(&mut other_turn).is_pending(), "it computes");
+
+        let (input, comes) = mpsc::channel();
+        let reading = thread::spawn(move || {
+            work.waiting(|| comes.recv().unwrap());
+            work
+        });
+        let other_turn = other_turn.await;
+        assert_eq!(shown(), [Activity::Waiting, Activity::Running]);
+        input.send(()).unwrap();
+        while shown() != [Activity::Held, Activity::Running] {
+            thread::yield_now();
+        }
+        drop(other_turn);
+        let work = reading.join().unwrap();
+        assert_eq!(shown()[0], Activity::Computing);
+
+        // The thread had the turn; the call has it after that, as soon as nobody else has.
+        let mut other_turn = Box::pin(blamed.turn(ids[1], &second));
+        assert!(poll!(&mut other_turn).is_pending());
+        work.finish(Ok(1));
+        assert_eq!(shown()[0], Activity::Held);
+        let other_turn = other_turn.await;
+        assert!(poll!(&mut call).is_pending());
+        assert_eq!(shown(), [Activity::Held, Activity::Running]);
+        drop(other_turn);
+        assert_eq!(*call.await.unwrap(), 1);
     }
 }
