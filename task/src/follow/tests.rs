@@ -120,9 +120,9 @@ fn a_log_that_is_not_there_yet_is_read_from_its_beginning() {
     let (_home, store) = store();
     let mut follower = following(&store);
     assert_eq!(read(&mut follower), numbers(0..0));
-    store.append(RUNS, &line(1, "")).unwrap();
-    store.append(SERVE, &line(0, "")).unwrap();
-    assert_eq!(read(&mut follower), [0, 1], "both, by time");
+    store.append(RUNS, &[line(0, ""), line(2, "")].concat()).unwrap();
+    store.append(SERVE, &line(1, "")).unwrap();
+    assert_eq!(read(&mut follower), [0, 1, 2], "both, by time");
 }
 
 #[test]
