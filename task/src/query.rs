@@ -71,7 +71,10 @@ impl Query {
                         let oldest = kept.peek().map(|Reverse((oldest, ..))| *oldest);
                         let wanted = if kept.len() < count { self.since } else { oldest.max(self.since) };
                         let none_wanted = count == 0 && kept.is_empty();
-                        if none_wanted || wanted.is_some_and(|wanted| record.time < wanted - slack()) {
+                        let older = |wanted: Timestamp| {
+                            wanted.checked_sub(slack()).is_ok_and(|bound| record.time < bound)
+                        };
+                        if none_wanted || wanted.is_some_and(older) {
                             break 'log;
                         }
                         run = Some(record.run.clone());
