@@ -43,10 +43,11 @@ pub const SUMMARY: Duration = Duration::from_mins(1);
 pub const SOCKET_LOCK: Duration = Duration::from_secs(1);
 /// Between two tries for that lock: there is no event to wait for.
 pub const SOCKET_LOCK_RETRY: Duration = Duration::from_millis(5);
-/// For whoever still has a socket open that a dead service left: its worker, which dies of that moments later.
-pub const STALE_SOCKET: Duration = Duration::from_secs(1);
-/// Between two looks at such a socket: there is no event to wait for.
-pub const STALE_SOCKET_RETRY: Duration = Duration::from_millis(5);
+/// For what a killed service has left to go: its worker, which has the socket open and dies moments after it, and a
+/// child between fork and exec, which has the lock.
+pub const REMNANTS: Duration = Duration::from_secs(1);
+/// Between two looks at these: there is no event to wait for.
+pub const REMNANTS_RETRY: Duration = Duration::from_millis(5);
 /// For a service manager to take what it is told. It reads all the time; one that does not must not hold a service up.
 pub const NOTIFY: Duration = Duration::from_millis(100);
 /// First wait after `accept` found no free descriptor; it doubles up to [`ACCEPT_BACKOFF_MAX`].

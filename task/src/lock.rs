@@ -13,11 +13,11 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, pread, pwrite};
 use rustix::process::{Pid, test_kill_process};
+use task_proto::limits::{REMNANTS, REMNANTS_RETRY};
+use tokio::time::{Instant, sleep};
 
 use crate::run_dir::{Base, LOCK};
 
-/// Times to try: one is lost when the holder ends, and takes the file with it, while it is being opened.
-const TRIES: usize = 8;
 /// Digits of a pid and more.
 const PID_TEXT: usize = 32;
 
@@ -65,47 +65,59 @@ pub enum Holder {
 }
 
 impl Lock {
-    /// Takes the lock of this base directory, at once or not at all.
+    /// Takes the lock of this base directory. A holder that lives is not waited for; one that cannot be told is, for
+    /// at most [`REMNANTS`]: it may be about to write its pid, or be what a killed service has left.
     ///
     /// # Errors
     /// [`LockError::Held`] names the holder.
-    pub fn take(base: &Base) -> Result<Self, LockError> {
+    pub async fn take(base: &Base) -> Result<Self, LockError> {
+        let patience = Instant::now() + REMNANTS;
+        loop {
+            match Lock::try_take(base) {
+                Err(LockError::Held { holder: Holder::Unknown, .. }) if Instant::now() < patience => {
+                    sleep(REMNANTS_RETRY).await;
+                }
+                taken => return taken,
+            }
+        }
+    }
+
+    fn try_take(base: &Base) -> Result<Self, LockError> {
         let path = base.path().join(LOCK);
         let io = |cause| LockError::Io { path: path.clone(), cause };
         let directory = rustix::io::fcntl_dupfd_cloexec(base.fd(), 0).map_err(io)?;
-        for _ in 0..TRIES {
-            // Not blocking, for what is there may be a FIFO.
-            let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let file = match openat(&directory, LOCK, flags, Mode::RUSR | Mode::WUSR) {
-                Ok(file) => file,
-                Err(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => return Err(LockError::NoFile { path }),
-                Err(cause) => return Err(io(cause)),
-            };
-            let opened = fstat(&file).map_err(io)?;
-            if FileType::from_raw_mode(opened.st_mode) != FileType::RegularFile {
-                return Err(LockError::NoFile { path });
-            }
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(Errno::AGAIN) => {
-                    return Err(LockError::Held { holder: holder(&file), directory: base.path().to_owned() });
-                }
-                Err(cause) => return Err(io(cause)),
-            }
-            // Its last holder may have removed it while we opened it: then this is the lock of nothing.
-            match statat(&directory, LOCK, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(there) if (there.st_dev, there.st_ino) == (opened.st_dev, opened.st_ino) => {}
-                Ok(_) | Err(Errno::NOENT) => continue,
-                Err(cause) => return Err(io(cause)),
-            }
-            // A file system that is full costs the pid, not the lock.
-            let pid = format!("{}\n", std::process::id());
-            let _ = fchmod(&file, Mode::RUSR | Mode::WUSR)
-                .and_then(|()| ftruncate(&file, 0))
-                .and_then(|()| pwrite(&file, pid.as_bytes(), 0));
-            return Ok(Lock { file, directory });
+        // Not blocking, for what is there may be a FIFO.
+        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match openat(&directory, LOCK, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => file,
+            Err(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => return Err(LockError::NoFile { path }),
+            Err(cause) => return Err(io(cause)),
+        };
+        let opened = fstat(&file).map_err(io)?;
+        if FileType::from_raw_mode(opened.st_mode) != FileType::RegularFile {
+            return Err(LockError::NoFile { path });
         }
-        Err(LockError::Held { holder: Holder::Unknown, directory: base.path().to_owned() })
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::AGAIN) => {
+                return Err(LockError::Held { holder: holder(&file), directory: base.path().to_owned() });
+            }
+            Err(cause) => return Err(io(cause)),
+        }
+        // Its last holder may have removed it while we opened it: then this is the lock of nothing.
+        match statat(&directory, LOCK, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(there) if (there.st_dev, there.st_ino) == (opened.st_dev, opened.st_ino) => {}
+            Ok(_) | Err(Errno::NOENT) => {
+                return Err(LockError::Held { holder: Holder::Unknown, directory: base.path().to_owned() });
+            }
+            Err(cause) => return Err(io(cause)),
+        }
+        // A file system that is full costs the pid, not the lock.
+        let pid = format!("{}\n", std::process::id());
+        let _ = fchmod(&file, Mode::RUSR | Mode::WUSR)
+            .and_then(|()| ftruncate(&file, 0))
+            .and_then(|()| pwrite(&file, pid.as_bytes(), 0));
+        Ok(Lock { file, directory })
     }
 }
 
@@ -144,5 +156,61 @@ fn holder(file: impl AsFd) -> Holder {
             Holder::Pid(pid.as_raw_nonzero().get() as u32)
         }
         _ => Holder::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt as _;
+    use std::fs;
+
+    /// A directory whose lock somebody else holds, with this text in it.
+    fn held(text: &str) -> (tempfile::TempDir, Base, fs::File) {
+        let home = tempfile::tempdir().unwrap();
+        let base = Base::open(Some(&home.path().join("task"))).unwrap();
+        let file = fs::File::create(base.path().join(LOCK)).unwrap();
+        fs::write(base.path().join(LOCK), text).unwrap();
+        file.lock().unwrap();
+        (home, base, file)
+    }
+
+    #[tokio::test]
+    async fn a_holder_that_lives_is_named_and_not_waited_for() {
+        let (_home, base, _file) = held(&format!("{}\n", std::process::id()));
+        match Lock::take(&base).now_or_never() {
+            Some(Err(LockError::Held { holder, .. })) => assert_eq!(holder, Holder::Pid(std::process::id())),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// As a child has it, until it execs, whose host was killed.
+    #[tokio::test]
+    async fn what_a_killed_service_has_left_is_waited_for() {
+        for text in ["4194304", ""] {
+            let (_home, base, file) = held(text);
+            let mut take = Box::pin(Lock::take(&base));
+            assert!(futures::poll!(&mut take).is_pending());
+            drop(file);
+            let lock = take.await.unwrap();
+            assert_eq!(
+                fs::read_to_string(base.path().join(LOCK)).unwrap(),
+                format!("{}\n", std::process::id())
+            );
+            drop(lock);
+            assert!(!base.path().join(LOCK).exists());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lock_whose_file_was_replaced_is_of_nothing_and_removes_nothing() {
+        let (_home, base, file) = held("4194304");
+        fs::remove_file(base.path().join(LOCK)).unwrap();
+        let lock = Lock::take(&base).await.unwrap();
+        drop(file);
+        fs::rename(base.path().join(LOCK), base.path().join("moved")).unwrap();
+        fs::write(base.path().join(LOCK), "").unwrap();
+        drop(lock);
+        assert!(base.path().join(LOCK).exists());
     }
 }

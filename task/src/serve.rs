@@ -11,6 +11,7 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use listenfd::ListenFd;
 use rustix::fs::{Mode, OFlags};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use task_host::control::{self, CONTROL_SOCKET};
 use task_host::journal::Journal;
 use task_host::lock::{Lock, LockError};
@@ -35,10 +36,19 @@ pub fn run(config: &ServeConfig) -> Result<(), Failure> {
     // First of all: it takes variables out of the environment, which no other thread may be reading.
     let given = given_socket()?;
     signals::outlive_size_limit().map_err(unusual)?;
+    allow_descriptors();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unusual)?;
     let ended = runtime.block_on(live(config, given));
     runtime.shutdown_background();
     ended
+}
+
+/// Raises the soft limit to the hard one. Descriptors that clients have sent, and that wait in the backlog, count for
+/// all of a user's processes: at the usual 1024 a hello with its two might not get through.
+fn allow_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    // It is within what is allowed; where not, the limit stays.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// The listening socket that a service manager hands over in place of `rpc.sock`.
@@ -59,7 +69,7 @@ async fn live(config: &ServeConfig, given: Option<Socket>) -> Result<(), Failure
     let mut signals = Signals::register().map_err(unusual)?;
     let terminal = Terminal::look();
     let base = Base::open(config.runtime_dir.as_deref()).map_err(directory)?;
-    let lock = Lock::take(&base).map_err(|error| match error {
+    let lock = Lock::take(&base).await.map_err(|error| match error {
         LockError::Held { .. } => Failure::AlreadyServing(error),
         other => directory(other),
     })?;
@@ -89,6 +99,8 @@ async fn served(
     signals: &mut Signals,
     terminal: &Terminal,
 ) -> Result<(), Failure> {
+    // Before the other, so that whoever can call can also ask.
+    let control_socket = bound(base, CONTROL_SOCKET).await?;
     let socket = match given {
         Some(socket) => {
             if socket.path() != base.path().join(SOCKET) {
@@ -101,7 +113,6 @@ async fn served(
         }
         None => bound(base, SOCKET).await?,
     };
-    let control_socket = bound(base, CONTROL_SOCKET).await?;
     let policy = Policy { restart: Restart::FailedStarts(config.max_failed_starts), ..Policy::SERVICE };
     let supervisor = Arc::new(Supervisor::start(worker(config), socket, policy, journal.clone()));
     let stop = Arc::new(Notify::new());

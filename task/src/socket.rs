@@ -13,7 +13,7 @@ use rustix::net::sockopt::{socket_acceptconn, socket_type};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname, listen, socket_with,
 };
-use task_proto::limits::{BACKLOG, STALE_SOCKET, STALE_SOCKET_RETRY};
+use task_proto::limits::{BACKLOG, REMNANTS, REMNANTS_RETRY};
 use task_proto::wire::{self, ConnectError};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
@@ -67,11 +67,11 @@ pub enum StaleError {
 }
 
 /// Removes the socket `name` that a service which was killed left in the directory `dir`, which is at `path`. To be
-/// called under that service's lock. A socket that is in use is waited for, at most [`STALE_SOCKET`]: the dead
+/// called under that service's lock. A socket that is in use is waited for, at most [`REMNANTS`]: the dead
 /// service's worker dies moments after it.
 pub async fn remove_stale(dir: BorrowedFd<'_>, path: &Path, name: &str) -> Result<(), StaleError> {
     let path = path.join(name);
-    let patience = Instant::now() + STALE_SOCKET;
+    let patience = Instant::now() + REMNANTS;
     loop {
         let removed = match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => return Ok(()),
@@ -81,7 +81,7 @@ pub async fn remove_stale(dir: BorrowedFd<'_>, path: &Path, name: &str) -> Resul
             Ok(_) => match is_open(dir, name) {
                 Ok(true) if Instant::now() > patience => return Err(StaleError::InUse(path)),
                 Ok(true) => {
-                    sleep(STALE_SOCKET_RETRY).await;
+                    sleep(REMNANTS_RETRY).await;
                     continue;
                 }
                 Ok(false) => unlinkat(dir, name, AtFlags::empty()),
