@@ -70,6 +70,27 @@ impl Answer {
         serde_json::to_string(&document).map(|line| line + "\n")
     }
 
+    /// The reply to a call of one method as one line of JSON, ended; all three are as [`Answer::json`] has them.
+    pub fn reply(&self) -> serde_json::Result<String> {
+        let line = match self {
+            Answer::All(..) => return self.json(),
+            Answer::Mean(mean) => {
+                serde_json::to_string(&Mean { value: unsigned_zero(mean.value), ..mean.clone() })
+            }
+            Answer::Median(median) => serde_json::to_string(&Median {
+                value: unsigned_zero(median.value),
+                low: unsigned_zero(median.low),
+                high: unsigned_zero(median.high),
+                ..median.clone()
+            }),
+            Answer::Mode(mode) => serde_json::to_string(&Mode {
+                values: mode.values.iter().copied().map(unsigned_zero).collect(),
+                ..mode.clone()
+            }),
+        };
+        Ok(line? + "\n")
+    }
+
     /// What the reader ought to know beside the answer: warnings of the service, values left out, modes not listed.
     pub fn notes(&self) -> Vec<String> {
         let (_, missing, warnings) = self.about();

@@ -29,6 +29,8 @@ pub enum Command {
     OneShot(Box<Config>),
     /// Keep a service up.
     Serve(Box<ServeConfig>),
+    /// Ask a running service for an answer.
+    Call(Box<CallConfig>),
     /// Ask a running service how it stands, or tell it what to do.
     Control(ControlCall, ControlConfig),
     /// Show what happened.
@@ -48,6 +50,34 @@ pub struct Config {
     pub words: Vec<OsString>,
     /// The one statistic that is wanted, bare; all three otherwise.
     pub only: Option<Only>,
+    /// How to ask and to tell.
+    pub asking: Asking,
+    /// Memory for numbers, in bytes.
+    pub memory: Option<u64>,
+    /// The worker's program.
+    pub rpc_bin: PathBuf,
+    /// The runtime directory asked for; it must do, there is no falling back from it.
+    pub runtime_dir: Option<PathBuf>,
+}
+
+/// A call of a running service: every flag checked, every default in place.
+#[derive(Debug)]
+pub struct CallConfig {
+    /// The statistic that is wanted; a sign of life otherwise.
+    pub only: Option<Only>,
+    /// The INPUT words in order, flags taken out.
+    pub words: Vec<OsString>,
+    /// How to ask and to tell.
+    pub asking: Asking,
+    /// The service's socket; otherwise it is found in the runtime directory.
+    pub socket: Option<PathBuf>,
+    /// The runtime directory asked for.
+    pub runtime_dir: Option<PathBuf>,
+}
+
+/// How to ask, and how to tell the answer.
+#[derive(Debug)]
+pub struct Asking {
     /// Answers and failures as JSON.
     pub json: bool,
     /// How much standard error shows.
@@ -56,12 +86,6 @@ pub struct Config {
     pub missing: Missing,
     /// How long each call may take, at most [`NO_DEADLINE`].
     pub timeout: Option<Duration>,
-    /// Memory for numbers, in bytes.
-    pub memory: Option<u64>,
-    /// The worker's program.
-    pub rpc_bin: PathBuf,
-    /// The runtime directory asked for; it must do, there is no falling back from it.
-    pub runtime_dir: Option<PathBuf>,
     /// When to colour.
     pub color: Color,
 }
@@ -222,6 +246,13 @@ fn checked(words: &[OsString]) -> Result<Command, Failure> {
             runtime_dir: serve.runtime_dir,
             color,
         })),
+        Some(Sub::Call(call)) => Command::Call(Box::new(CallConfig {
+            only: call.method.only(),
+            words: call.words.into_iter().map(unshield).collect(),
+            asking: asking(&call.asking, matches.subcommand().map_or(&matches, |(_, call)| call), color)?,
+            socket: call.socket,
+            runtime_dir: call.runtime_dir,
+        })),
         Some(Sub::Status(config)) => Command::Control(ControlCall::Status, config),
         Some(Sub::Restart(config)) => Command::Control(ControlCall::Restart, config),
         Some(Sub::Stop(config)) => Command::Control(ControlCall::Stop, config),
@@ -229,18 +260,19 @@ fn checked(words: &[OsString]) -> Result<Command, Failure> {
         Some(Sub::Completions { shell }) => Command::Completions(shell),
         Some(Sub::Man) => Command::Man,
         None => Command::OneShot(Box::new(Config {
-            verbosity: verbosity(&matches)?,
             words: cli.words.into_iter().map(unshield).collect(),
             only: cli.only,
-            json: cli.json,
-            missing: cli.missing,
-            timeout: cli.timeout,
+            asking: asking(&cli.asking, &matches, color)?,
             memory: cli.memory,
             rpc_bin: cli.rpc_bin.map_or_else(beside_this_program, Ok)?,
             runtime_dir: cli.runtime_dir,
-            color,
         })),
     })
+}
+
+fn asking(args: &AskingArgs, matches: &ArgMatches, color: Color) -> Result<Asking, Failure> {
+    let AskingArgs { json, missing, timeout, .. } = *args;
+    Ok(Asking { json, verbosity: verbosity(matches)?, missing, timeout, color })
 }
 
 /// The command line beats the environment; both flags on the command line are a contradiction.
@@ -396,6 +428,19 @@ Files:
   $XDG_RUNTIME_DIR/task or /tmp/task-UID  the worker's socket, while it runs
   $XDG_STATE_HOME/task/log/runs.jsonl    what happened; see task logs";
 
+const CALL_HELP: &str =
+    "The input and the output are those of task --only METHOD; with --json the answer is the
+reply of the service: value, count, missing, warnings and so on.
+
+  task call median sales.txt
+  seq 1 100 | task call mean
+  task call ping            is it there?
+
+-v shows the id of the call, by which task logs --trace finds it on both sides.
+
+Exit status: as of task, and
+  3    no service is running; start one with task serve";
+
 #[derive(Parser)]
 #[command(
     name = "task",
@@ -414,21 +459,8 @@ struct Cli {
     /// Print one statistic, bare (mode: one value a line)
     #[arg(long, value_enum, env = "TASK_ONLY", hide_env = true, value_name = "WHICH")]
     only: Option<Only>,
-    /// Print JSON; a failure is one line of JSON on standard error
-    #[arg(long, env = "TASK_JSON", hide_env = true, value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
-    json: bool,
-    /// Say nothing but errors
-    #[arg(short, long, env = "TASK_QUIET", hide_env = true, value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
-    quiet: bool,
-    /// Show what happens on standard error (-vv: in detail)
-    #[arg(short, long, env = "TASK_VERBOSE", hide_env = true, action = ArgAction::Count)]
-    verbose: u8,
-    /// What a missing value (nan, NA, null, an empty field) is: error or skip
-    #[arg(long, env = "TASK_MISSING", hide_env = true, value_name = "HOW", default_value = "error", value_parser = missing_parser())]
-    missing: Missing,
-    /// Give up after this long: 500ms, 2s, 1m; a plain number is in seconds
-    #[arg(long, env = "TASK_TIMEOUT", hide_env = true, value_name = "DURATION", value_parser = duration)]
-    timeout: Option<Duration>,
+    #[command(flatten)]
+    asking: AskingArgs,
     /// Memory for numbers: 512M, 4G, or bytes [default: half of what there is]
     #[arg(long, env = "TASK_MEMORY", hide_env = true, value_name = "SIZE", value_parser = size)]
     memory: Option<u64>,
@@ -451,6 +483,67 @@ struct Cli {
     color: Color,
     #[command(subcommand)]
     command: Option<Sub>,
+}
+
+#[derive(Args)]
+struct AskingArgs {
+    /// Print JSON; a failure is one line of JSON on standard error
+    #[arg(long, env = "TASK_JSON", hide_env = true, value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    json: bool,
+    /// Say nothing but errors
+    #[arg(short, long, env = "TASK_QUIET", hide_env = true, value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
+    quiet: bool,
+    /// Show what happens on standard error (-vv: in detail)
+    #[arg(short, long, env = "TASK_VERBOSE", hide_env = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// What a missing value (nan, NA, null, an empty field) is: error or skip
+    #[arg(long, env = "TASK_MISSING", hide_env = true, value_name = "HOW", default_value = "error", value_parser = missing_parser())]
+    missing: Missing,
+    /// Give up after this long: 500ms, 2s, 1m; a plain number is in seconds
+    #[arg(long, env = "TASK_TIMEOUT", hide_env = true, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
+}
+
+#[derive(Args)]
+struct CallArgs {
+    /// What to ask for
+    #[arg(value_enum)]
+    method: Method,
+    /// Numbers, files, or '-' for standard input, as of task itself
+    #[arg(value_name = "INPUT")]
+    words: Vec<OsString>,
+    #[command(flatten)]
+    asking: AskingArgs,
+    /// The service's socket [default: rpc.sock in the runtime directory]
+    #[arg(long, env = "TASK_SOCKET", hide_env = true, value_name = "PATH", value_parser = PathBufValueParser::new())]
+    socket: Option<PathBuf>,
+    /// Where the service's sockets are
+    #[arg(long, env = "TASK_RUNTIME_DIR", hide_env = true, value_name = "DIR", value_parser = PathBufValueParser::new())]
+    runtime_dir: Option<PathBuf>,
+}
+
+/// What a service can be asked.
+#[derive(Clone, Copy, ValueEnum)]
+enum Method {
+    /// The mean
+    Mean,
+    /// The median
+    Median,
+    /// The mode
+    Mode,
+    /// A sign of life, without INPUT
+    Ping,
+}
+
+impl Method {
+    fn only(self) -> Option<Only> {
+        match self {
+            Method::Mean => Some(Only::Mean),
+            Method::Median => Some(Only::Median),
+            Method::Mode => Some(Only::Mode),
+            Method::Ping => None,
+        }
+    }
 }
 
 #[derive(Args)]
@@ -501,6 +594,9 @@ enum Sub {
     /// Keep the service up in the foreground, for other programs to call
     #[command(after_long_help = SERVE_HELP)]
     Serve(ServeArgs),
+    /// Ask a running service
+    #[command(after_long_help = CALL_HELP)]
+    Call(CallArgs),
     /// Show how the service stands
     Status(ControlConfig),
     /// Replace the service's worker by a new one, without losing a call

@@ -4,6 +4,8 @@
 
 mod answer;
 mod args;
+mod ask;
+mod call;
 mod descriptors;
 mod exit;
 mod inputs;
@@ -12,6 +14,7 @@ mod notify;
 mod one_shot;
 mod pages;
 mod prompt;
+mod run;
 mod serve;
 mod signals;
 mod status;
@@ -27,13 +30,15 @@ fn main() -> ExitCode {
         Err(Rejected { failure, json }) => return failure.end(json),
     };
     let json = match &command {
-        Command::OneShot(config) => config.json,
+        Command::OneShot(config) => config.asking.json,
+        Command::Call(config) => config.asking.json,
         Command::Control(_, config) => config.json,
         _ => false,
     };
     let ended = match command {
         Command::OneShot(config) => one_shot::run(&config),
         Command::Serve(config) => serve::run(&config),
+        Command::Call(config) => call::run(&config),
         Command::Control(call, config) => status::run(call, &config),
         Command::Logs(logs, color) => logs::run(&logs, color),
         Command::Completions(shell) => pages::completions(shell),

@@ -8,9 +8,9 @@ use std::io::{self, BufRead, Read as _, Write as _};
 use task_proto::limits::PROMPT_LINE;
 use tokio::sync::mpsc;
 
+use crate::args::Only;
 use crate::exit::{Failure, InputKind, Place};
 
-const BANNER: &str = "Type numbers, Enter for mean, median and mode. Ctrl-D ends.\n";
 const PROMPT: &str = "> ";
 
 /// The lines that a terminal's user types.
@@ -20,8 +20,8 @@ pub struct Prompt {
 }
 
 impl Prompt {
-    /// Greets on standard error and begins to read standard input.
-    pub fn start() -> io::Result<Self> {
+    /// Greets on standard error, with the one statistic that is wanted or all, and begins to read standard input.
+    pub fn start(only: Option<Only>) -> io::Result<Self> {
         // One line ahead: whoever pastes more waits in the terminal's own buffer.
         let (sender, lines) = mpsc::channel(1);
         std::thread::Builder::new().name("prompt".into()).spawn(move || {
@@ -33,7 +33,13 @@ impl Prompt {
                 }
             }
         })?;
-        say(BANNER);
+        let wanted = match only {
+            None => "mean, median and mode",
+            Some(Only::Mean) => "the mean",
+            Some(Only::Median) => "the median",
+            Some(Only::Mode) => "the mode",
+        };
+        say(&format!("Type numbers, Enter for {wanted}. Ctrl-D ends.\n"));
         Ok(Prompt { lines })
     }
 

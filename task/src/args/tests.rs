@@ -41,7 +41,7 @@ fn negative_numbers_are_inputs_and_not_flags() {
 
 #[test]
 fn flags_are_flags_wherever_they_stand() {
-    let Config { words, only, json, missing, .. } =
+    let Config { words, only, asking: Asking { json, missing, .. }, .. } =
         config(&["-5", "--json", "a.txt", "--only", "mode", "--missing", "skip", "-"]);
     assert_eq!(words, ["-5", "a.txt", "-"]);
     assert_eq!((only, json, missing), (Some(Only::Mode), true, Missing::Skip));
@@ -50,9 +50,9 @@ fn flags_are_flags_wherever_they_stand() {
 #[test]
 fn a_plain_command_line_has_plain_defaults() {
     let config = config(&["1"]);
-    assert_eq!((config.only, config.json, config.missing), (None, false, Missing::Error));
-    assert_eq!((config.verbosity, config.color), (Verbosity::Normal, Color::Auto));
-    assert_eq!((config.timeout, config.memory, config.runtime_dir), (None, None, None));
+    assert_eq!((config.only, config.asking.json, config.asking.missing), (None, false, Missing::Error));
+    assert_eq!((config.asking.verbosity, config.asking.color), (Verbosity::Normal, Color::Auto));
+    assert_eq!((config.asking.timeout, config.memory, config.runtime_dir), (None, None, None));
     assert_eq!(config.rpc_bin, std::env::current_exe().unwrap().with_file_name("task-rpc"));
 }
 
@@ -65,7 +65,7 @@ fn verbosity_goes_up_by_v_and_down_by_q() {
         (&["-vv"], Verbosity::Debug),
         (&["-v", "1", "-v", "--verbose"], Verbosity::Debug),
     ] {
-        assert_eq!(config(line).verbosity, verbosity, "{line:?}");
+        assert_eq!(config(line).asking.verbosity, verbosity, "{line:?}");
     }
     assert_eq!(rejected(&["-qv"]), "--quiet and --verbose contradict each other");
 }
@@ -145,4 +145,18 @@ fn help_and_version_are_pages_to_print() {
 #[test]
 fn the_grammar_holds_together() {
     grammar().debug_assert();
+}
+
+#[test]
+fn a_call_takes_a_method_and_the_words_and_flags_of_a_run() {
+    let call = |line: &[&str]| match command(&[&["call"], line].concat()) {
+        Ok(Command::Call(call)) => call,
+        other => panic!("{line:?}: {other:?}"),
+    };
+    let median = call(&["median", "-5", "--json", "a.txt", "--timeout", "2s", "-v"]);
+    assert_eq!((median.only, &median.words[..]), (Some(Only::Median), &["-5".into(), "a.txt".into()][..]));
+    assert_eq!((median.asking.json, median.asking.verbosity), (true, Verbosity::Verbose));
+    assert_eq!((median.asking.timeout, median.socket), (Some(Duration::from_secs(2)), None));
+    assert_eq!(call(&["ping"]).only, None);
+    assert!(command(&["call"]).is_err() && command(&["call", "sum", "1"]).is_err());
 }

@@ -1,0 +1,125 @@
+//! `task call`: a running service asked, with the inputs and the output of a one-shot run.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde_json::json;
+use task_host::client::{CallError, Client};
+use task_host::run_dir::{Base, SOCKET};
+use task_proto::limits::Limits;
+use task_proto::stats::Pong;
+
+use crate::answer::Answer;
+use crate::args::{Asking, CallConfig, Only, Verbosity};
+use crate::ask::{self, AskError, Asker, Stats, unusual};
+use crate::exit::{self, Failure, InputKind, Place};
+use crate::inputs::{self, Input, Inputs, SAMPLE_NOTE};
+use crate::run;
+use crate::signals::{self, Signals};
+
+/// Asks, and prints the answer.
+pub fn run(config: &CallConfig) -> Result<(), Failure> {
+    signals::outlive_size_limit().map_err(unusual)?;
+    let wanted = match config.only {
+        Some(only) => {
+            let input = inputs::gather(&config.words, config.asking.missing, rustix::stdio::stdin())?;
+            Wanted::For(only, few(input)?)
+        }
+        None if config.words.is_empty() => Wanted::Ping,
+        None => return Err(Failure::Usage("ping takes no INPUT".into())),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unusual)?;
+    let ended = runtime.block_on(live(config, wanted));
+    // A write that nobody reads may still be going on.
+    runtime.shutdown_background();
+    ended
+}
+
+/// What a service is asked.
+enum Wanted {
+    Ping,
+    For(Only, Input),
+}
+
+/// The input, if a service takes so many descriptors: a run of one's own has no such limit.
+fn few(input: Input) -> Result<Input, Failure> {
+    let limit = Limits::default().attachments;
+    match &input {
+        Input::Given(Inputs { attachments, .. }) if attachments.len() > limit => Err(Failure::Input {
+            kind: InputKind::TooLarge,
+            message: format!("a service takes {limit} files at once; join them: cat FILE… | task call …"),
+            place: Place::default(),
+        }),
+        _ => Ok(input),
+    }
+}
+
+async fn live(config: &CallConfig, wanted: Wanted) -> Result<(), Failure> {
+    let mut signals = Signals::register().map_err(unusual)?;
+    let screen = match &wanted {
+        Wanted::For(_, input) => run::screen(&config.asking, input),
+        Wanted::Ping => run::screen(&config.asking, &Input::Prompt),
+    };
+    let journal = run::journal(&format!("{:08x}", rand::random::<u32>()), screen);
+    let ended = tokio::select! {
+        biased;
+        signal = signals.next() => Err(Failure::Signal(signal)),
+        answered = answered(config, wanted) => answered,
+    };
+    run::end(ended, &journal, signals, || ())
+}
+
+async fn answered(config: &CallConfig, wanted: Wanted) -> Result<(), Failure> {
+    let (asking, socket) = (&config.asking, socket(config)?);
+    let traced = asking.verbosity >= Verbosity::Verbose;
+    let client = |attachments| Client::at(&socket, attachments, |_| true);
+    let stats = client(Vec::new()).into();
+    match wanted {
+        Wanted::Ping => {
+            let began = Instant::now();
+            let Pong { pid, generation } = ping(asking, &stats, traced).await?;
+            let said = if asking.json {
+                format!("{}\n", json!({ "pid": pid, "generation": generation }))
+            } else {
+                let ms = began.elapsed().as_secs_f64() * 1e3;
+                format!("pong from pid {pid}, generation {generation}, in {ms:.2} ms\n")
+            };
+            ask::write(move || exit::print(&said)).await?
+        }
+        Wanted::For(only, input) => {
+            let asker = Asker { asking, only: Some(only), traced, json: Answer::reply, client };
+            match input {
+                Input::Prompt => {
+                    // Nobody shall type for nobody.
+                    ping(asking, &stats, false).await?;
+                    asker.prompt().await
+                }
+                Input::Given(inputs) => {
+                    if inputs.sample && ask::notes(asking) {
+                        ask::write(|| exit::say(SAMPLE_NOTE)).await?;
+                    }
+                    let note = ask::idle_note(asking, inputs.reads_stdin, || false);
+                    tokio::select! {
+                        answered = asker.answer(inputs) => answered,
+                        never = note => match never {},
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn ping(asking: &Asking, stats: &Stats, traced: bool) -> Result<Pong, Failure> {
+    let pong = stats.ping(ask::context(asking, traced)).await;
+    pong.map_err(|error| ask::failure(asking, &[], AskError::Call(CallError::from(error))))
+}
+
+fn socket(config: &CallConfig) -> Result<PathBuf, Failure> {
+    if let Some(socket) = &config.socket {
+        return Ok(socket.clone());
+    }
+    let chosen = config.runtime_dir.as_deref();
+    let base = Base::existing(chosen).map_err(|error| Failure::RuntimeDir(error.to_string()))?;
+    let base = base.ok_or_else(|| Failure::NoService { place: Base::place(chosen) })?;
+    Ok(base.path().join(SOCKET))
+}
