@@ -56,10 +56,8 @@ fn few(input: Input) -> Result<Input, Failure> {
 
 async fn live(config: &CallConfig, wanted: Wanted) -> Result<(), Failure> {
     let mut signals = Signals::register().map_err(unusual)?;
-    let screen = match &wanted {
-        Wanted::For(_, input) => run::screen(&config.asking, input),
-        Wanted::Ping => run::screen(&config.asking, &Input::Prompt),
-    };
+    // There is no lifecycle of a worker to be shown.
+    let screen = run::screen(&config.asking, true);
     let journal = run::journal(&format!("{:08x}", rand::random::<u32>()), screen);
     let ended = tokio::select! {
         biased;

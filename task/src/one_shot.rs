@@ -35,7 +35,8 @@ async fn live(config: &Config, input: Input) -> Result<(), Failure> {
         Base::open(config.runtime_dir.as_deref()).map_err(|error| Failure::RuntimeDir(error.to_string()))?;
     base.sweep();
     let run_dir = RunDir::create(base).map_err(|error| Failure::RuntimeDir(error.to_string()))?;
-    let journal = run::journal(run_dir.run(), run::screen(&config.asking, &input));
+    let data = matches!(&input, Input::Given(inputs) if !inputs.sample);
+    let journal = run::journal(run_dir.run(), run::screen(&config.asking, data));
     let ended = served(config, input, &run_dir, &journal, &mut signals).await;
     run::end(ended, &journal, signals, || {
         if let Err(error) = run_dir.remove() {

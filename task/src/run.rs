@@ -8,7 +8,6 @@ use tracing_subscriber::layer::SubscriberExt;
 
 use crate::args::{Asking, Verbosity};
 use crate::exit::Failure;
-use crate::inputs::Input;
 use crate::signals::Signals;
 
 /// The journal of the run of this name, which everything in this process writes to from now on.
@@ -49,15 +48,14 @@ fn keep(journal: &Journal) {
 }
 
 /// The lifecycle shows where there is no data to be piped on; with data only warnings do, so cron stays silent.
-pub fn screen(asking: &Asking, input: &Input) -> Screen {
-    let given = matches!(input, Input::Given(inputs) if !inputs.sample);
+pub fn screen(asking: &Asking, data: bool) -> Screen {
     let on =
         |minimum| Screen::new(minimum, asking.color.on(rustix::termios::isatty(rustix::stdio::stderr())));
     match asking.verbosity {
         // Nothing beside the one line of JSON that a failure is.
         Verbosity::Normal | Verbosity::Quiet if asking.json => Screen::on(None, Level::Error, false),
         Verbosity::Quiet => on(Level::Error),
-        Verbosity::Normal if given => on(Level::Warn).without_calls(),
+        Verbosity::Normal if data => on(Level::Warn).without_calls(),
         Verbosity::Normal => on(Level::Info).without_calls(),
         Verbosity::Verbose => on(Level::Info),
         Verbosity::Debug => on(Level::Debug),
