@@ -49,6 +49,8 @@ pub struct Hello {
 pub enum Answer {
     /// It serves.
     Ready(Ready),
+    /// After `Ready`: somebody else than the host told it to end. It accepts no more, and answers what it was asked.
+    Draining,
     /// No protocol in common; it exits with [`EXIT_REFUSED`].
     Refused {
         /// Oldest and newest protocol that the worker speaks.

@@ -144,6 +144,9 @@ pub const PROMPT_LINE: usize = 1024 * 1024;
 /// Calls that the scoreboard shows at once; further ones run without a slot. All that the default [`Limits`] allow:
 /// whoever is not shown is neither judged nor blamed.
 pub const SLOTS: usize = 8192;
+/// Connections that the scoreboard remembers, closed ones too, until their places are needed. Far more than are open at
+/// once, so that one that was lost can still be asked about.
+pub const CONNECTION_ROWS: usize = 1024;
 /// Suspects that a hello names, the freshest: at 35 bytes each they fit its datagram.
 pub const SUSPECTS: usize = 1000;
 /// Condemned calls that a hello names, the freshest.

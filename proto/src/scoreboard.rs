@@ -18,7 +18,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{METHOD, SLOTS};
+use crate::limits::{CONNECTION_ROWS, METHOD, SLOTS};
 pub use scores::{CallSlot, ConnectionSlot, Progress, Scores, Totals};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"taskscr2");
@@ -35,7 +35,14 @@ const CALLS_FAILED: usize = 5;
 /// Slots that were ever used: beyond them the host need not look.
 const SLOTS_USED: usize = 6;
 const LATENCIES: Range<usize> = 8..8 + Latencies::BUCKETS;
-const SLOTS_AT: usize = 512;
+// Words of a connection's row.
+const ROWS_AT: usize = 512;
+const ROW: usize = 2;
+const NUMBER: usize = 0;
+/// 0: it has begun no input that cannot be read again; else the bytes read of it, and one.
+const BEGUN: usize = 1;
+
+const SLOTS_AT: usize = ROWS_AT + CONNECTION_ROWS * ROW;
 
 // Words of a slot; two cache lines, so that threads which tick neighbours do not share one.
 const SLOT: usize = 16;
@@ -131,6 +138,8 @@ pub struct Snapshot {
     pub latencies: Latencies,
     /// Calls executing now, or when the worker died.
     pub calls: Vec<Call>,
+    /// The last connections: the number of each, and what it has begun.
+    begun: Vec<(u64, u64)>,
 }
 
 impl Snapshot {
@@ -150,6 +159,21 @@ impl Snapshot {
             calls_failed: words[CALLS_FAILED],
             latencies: Latencies(words[LATENCIES].to_vec()),
             calls,
+            begun: (ROWS_AT..SLOTS_AT)
+                .step_by(ROW)
+                .filter(|&at| before[at] == after[at])
+                .map(|at| (words[at + NUMBER], words[at + BEGUN]))
+                .filter(|&(number, _)| number != 0)
+                .collect(),
+        }
+    }
+
+    /// How many bytes of input that cannot be read again have been read on the connection of this number; `None`: no
+    /// such input has been begun. Of a connection that the board does not remember anything must be assumed.
+    pub fn consumed(&self, connection: u64) -> Option<u64> {
+        match self.begun.iter().find(|(number, _)| *number == connection) {
+            Some((_, begun)) => begun.checked_sub(1),
+            None => Some(0),
         }
     }
 }

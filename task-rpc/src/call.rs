@@ -11,7 +11,7 @@ use tarpc::trace::SamplingDecision;
 use tarpc::{RequestName, ServerError};
 use task_proto::crash::TraceId;
 use task_proto::limits::SLOW_CALL;
-use task_proto::scoreboard::CallSlot;
+use task_proto::scoreboard::{CallSlot, ConnectionSlot};
 use tracing::Level;
 
 use crate::blamed::Turn;
@@ -23,6 +23,7 @@ use crate::log::CallLevel;
 pub(crate) struct Observed<S> {
     pub(crate) service: S,
     pub(crate) shared: Rc<Shared>,
+    pub(crate) connection: Rc<ConnectionSlot>,
 }
 
 impl<S: Serve> Serve for Observed<S> {
@@ -34,11 +35,11 @@ impl<S: Serve> Serve for Observed<S> {
             0 => drawn(),
             given => given,
         });
-        let Shared { scores, blamed, calls, .. } = &*self.shared;
+        let Shared { blamed, calls, .. } = &*self.shared;
         // Whoever follows a call wants to see it here, too.
         let sampled = matches!(context.trace_context.sampling_decision, SamplingDecision::Sampled);
         let level = if sampled { CallLevel::Info } else { *calls };
-        let slot = scores.begin(request.name(), trace_id.0);
+        let slot = self.connection.begin(request.name(), trace_id.0);
         let progress = slot.progress();
         let name = request.name().to_owned();
         let mut call = Call { slot, name, trace_id, deadline: context.deadline, level, answered: false };

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tarpc::server::{BaseChannel, Channel, Config, Serve};
 use task_proto::limits::Limits;
-use task_proto::scoreboard::Scores;
+use task_proto::scoreboard::{ConnectionSlot, Scores};
 use task_proto::wire::{self, Attachments, FdStream, Greeting, Hangup};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -40,7 +40,7 @@ pub struct Connection {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) limits: Arc<Limits>,
-    /// Who serves: what each connection hears first.
+    /// Who serves: what each connection hears first, with its own number.
     pub(crate) greeting: Greeting,
     pub(crate) scores: Scores,
     pub(crate) calls: CallLevel,
@@ -59,8 +59,8 @@ pub(crate) async fn serve<S>(
 ) where
     S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone,
 {
-    let _open = shared.scores.connect();
-    if let Err(error) = converse(stream, &shared, &*make, &seat).await {
+    let open = Rc::new(shared.scores.connect());
+    if let Err(error) = converse(stream, &shared, &*make, &seat, &open).await {
         // tarpc's own text says only where it failed.
         let cause = error.source().map(tracing::field::display);
         if is_of_a_client_that_left(&*error) {
@@ -93,6 +93,7 @@ async fn converse<S>(
     shared: &Rc<Shared>,
     make: &impl Fn(&Connection) -> S,
     seat: &Seat,
+    open: &Rc<ConnectionSlot>,
 ) -> Result<(), Box<dyn Error>>
 where
     S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone,
@@ -117,13 +118,14 @@ where
         limits: Arc::clone(&shared.limits),
         generation: shared.greeting.generation,
     };
-    let service = Observed { service: make(&connection), shared: Rc::clone(shared) };
+    let service =
+        Observed { service: make(&connection), shared: Rc::clone(shared), connection: Rc::clone(open) };
     // Room for every reply that may be under way, so that no handler waits to hand over its own.
     let config = Config { pending_response_buffer: shared.limits.in_flight.max(1) };
     let mut transport = wire::server(stream, &shared.limits);
     // Before a request is read: a client that loses its connection without it knows that nothing was executed. It
     // fits any socket, so nobody is waited for.
-    transport.greet(&shared.greeting).await?;
+    transport.greet(&Greeting { connection: open.number(), ..shared.greeting.clone() }).await?;
     let mut requests = pin!(BaseChannel::new(config, transport).requests());
     let mut handlers = FuturesUnordered::new();
     loop {

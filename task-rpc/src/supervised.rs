@@ -60,6 +60,12 @@ pub(crate) fn ready(protocol: u32) -> Result<(), WorkerError> {
     Ok(handshake::send_answer(stdin(), &Answer::Ready(ready))?)
 }
 
+/// Tells the host that this worker accepts no more: anybody may have sent the signal.
+pub(crate) fn draining() {
+    // It fails only where the host is gone, and then so is this process.
+    let _ = handshake::send_answer(stdin(), &Answer::Draining);
+}
+
 /// No core dumps, as they would hold other people's numbers; descriptors enough for what the limits allow.
 pub(crate) fn limit_resources(limits: &Limits) -> Result<(), WorkerError> {
     let none = Rlimit { current: Some(0), maximum: Some(0) };

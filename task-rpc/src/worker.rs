@@ -92,7 +92,7 @@ where
     lifeline::watch().context("cannot start the lifeline")?;
     let runtime = runtime()?;
     let Hello { instance, generation, socket, suspects, condemned, .. } = start.hello;
-    let greeting = Greeting { instance, generation };
+    let greeting = Greeting { instance, generation, connection: 0 };
     let shared = shared(limits, greeting, start.scores, calls, Blamed::new(suspects, condemned));
     LocalSet::new().block_on(&runtime, async {
         let mut ends = Ends::of_host().context("cannot hear signals")?;
@@ -102,6 +102,7 @@ where
         supervised::ready(start.protocol)?;
         let end = async {
             ends.next().await;
+            supervised::draining();
         };
         // Without a limit of its own: the host knows how long it will wait, and has SIGKILL.
         accept::serve(listener, Rc::clone(&shared), make, end).await;
@@ -124,7 +125,7 @@ where
     let scores =
         Board::create().and_then(|board| Scores::map(board.fd())).context("cannot make the scoreboard")?;
     let runtime = runtime()?;
-    let nobody = Greeting { instance: String::new(), generation: 0 };
+    let nobody = Greeting { instance: String::new(), generation: 0, connection: 0 };
     let shared = shared(limits, nobody, scores, calls, Blamed::default());
     LocalSet::new().block_on(&runtime, async {
         // Before the socket is there: a signal from then on must find somebody who removes it.

@@ -48,7 +48,7 @@ async fn a_connection_hears_which_worker_of_which_host_it_has_before_it_asks() {
         }
     };
     tokio::time::timeout(support::PATIENCE, heard).await.unwrap();
-    assert_eq!(greeting.get(), Some(&Greeting { instance: "test".into(), generation: 3 }));
+    assert_eq!(greeting.get(), Some(&Greeting { instance: "test".into(), generation: 3, connection: 1 }));
 }
 
 #[test]

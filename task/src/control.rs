@@ -4,7 +4,6 @@ mod caller;
 mod server;
 
 use serde::{Deserialize, Serialize};
-use task_proto::crash::TraceId;
 use task_proto::handshake::Sandbox;
 
 pub use self::caller::{Caller, ControlError};
@@ -23,9 +22,9 @@ pub trait Control {
     async fn restart() -> Result<u64, String>;
     /// Begins an orderly stop. The connection ends when the service has.
     async fn stop();
-    /// What is known of a call that this generation had, of the host whose run is called `instance`: another host has
+    /// What is known of a connection to this generation, of the host whose run is called `instance`: another host has
     /// other generations of the same numbers, and knows nothing of this one's.
-    async fn verdict(instance: String, generation: u64, trace_id: TraceId) -> Verdict;
+    async fn verdict(instance: String, generation: u64, connection: u64) -> Verdict;
 }
 
 /// How a service stands.

@@ -1,4 +1,4 @@
-//! What is known of a call whose connection was lost.
+//! What is known of a connection that was lost.
 
 use std::fmt;
 
@@ -19,20 +19,21 @@ pub struct Death {
     pub stderr_tail: Vec<String>,
 }
 
-/// What the host knows of a call, asked by the generation that had it.
+/// What the host knows of a connection, asked by the generation that served it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// That worker lives.
     Alive {
-        /// How many bytes of input that cannot be read again the call has read; `None`: it has not begun.
+        /// How many bytes of input that cannot be read again have been read on the connection; `None`: no such input
+        /// has been begun, so far.
         consumed: Option<u64>,
     },
     /// That worker is gone.
     Died {
         /// How.
         death: Death,
-        /// How many bytes of input that cannot be read again the call had read; `None`: it had not begun.
+        /// Likewise, when it died.
         consumed: Option<u64>,
     },
     /// It died too long ago, or never was.

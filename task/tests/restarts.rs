@@ -150,6 +150,32 @@ async fn a_hand_over_changes_the_worker_and_a_successor_that_does_not_start_chan
 }
 
 #[tokio::test]
+async fn a_worker_that_a_stranger_told_to_end_is_replaced_before_it_is_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_run, supervisor) = serve(directory.path(), "");
+    let (first, _) = pid_and_generation(&supervisor).await;
+    let (reader, writer) = std::io::pipe().unwrap();
+    let client = Client::<StatsRequest, StatsResponse>::new(&supervisor, vec![reader.into()], |_| true);
+    let stats = StatsClient::from(client);
+    let sources = vec![Source::Attached { attached: 0, format: Format::Text }];
+    let query = Query { sources, missing: Missing::Error };
+    let mut call = std::pin::pin!(stats.mean(client::context(7, Some(LIMIT)), query));
+    let begun = consumed(&supervisor, 2);
+    (&writer).write_all(b"4\n").unwrap();
+    tokio::select! {
+        answer = &mut call => panic!("its input has not ended: {answer:?}"),
+        () = begun => {}
+    }
+    kill_process(first, Signal::TERM).unwrap();
+    supervisor.status().wait_for(|status| status.workers.len() == 2).await.unwrap();
+    assert_eq!(pid_and_generation(&supervisor).await.1, 2);
+    drop(writer);
+    assert_eq!(call.await.unwrap().unwrap().count, 1, "what it was asked is answered");
+    supervisor.status().wait_for(|status| status.died == 1).await.unwrap();
+    supervisor.stop().await;
+}
+
+#[tokio::test]
 async fn a_worker_that_is_stopped_is_taken_to_hang_and_replaced() {
     let directory = tempfile::tempdir().unwrap();
     let (_run, supervisor) = serve(directory.path(), "");
@@ -160,11 +186,15 @@ async fn a_worker_that_is_stopped_is_taken_to_hang_and_replaced() {
     let (second, generation) = pid_and_generation(&supervisor).await;
     println!("replaced after {:?}", stopped.elapsed());
     assert!(second != first && generation == 2);
-    let verdict = supervisor.verdict(1, 7).await;
-    let Verdict::Died { death, consumed: None } = verdict else { panic!("{verdict:?}") };
+    let verdict = supervisor.verdict(1, 1).await;
+    let Verdict::Died { death, consumed: Some(0) } = verdict else { panic!("{verdict:?}") };
     assert_eq!(death.cause, "killed by SIGKILL: no heartbeat for 3 s");
     assert_eq!(supervisor.report().last_restart.unwrap().reason, death.cause);
-    assert_eq!(supervisor.verdict(2, 7).await, Verdict::Alive { consumed: None });
-    assert_eq!(supervisor.verdict(9, 7).await, Verdict::Unknown);
+    assert_eq!(
+        supervisor.verdict(2, 1).await,
+        Verdict::Alive { consumed: Some(0) },
+        "there was no such connection"
+    );
+    assert_eq!(supervisor.verdict(9, 1).await, Verdict::Unknown);
     supervisor.stop().await;
 }

@@ -8,17 +8,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::map::Map;
 use super::{
-    ACTIVITY, Activity, CALLS_FAILED, CALLS_TOTAL, CONNECTIONS, CONNECTIONS_TOTAL, CONSUMED, CONSUMING, FREE,
-    HEARTBEAT, IN_FORCE, LATENCIES, Latencies, MAGIC, NAME, NAME_WORDS, OVER, PHASE, PROGRESSED, SLOT,
-    SLOTS_USED, STARTED, STATE, TRACE, WORD, WRITING, now, slot_at,
+    ACTIVITY, Activity, BEGUN, CALLS_FAILED, CALLS_TOTAL, CONNECTIONS, CONNECTIONS_TOTAL, CONSUMED,
+    CONSUMING, FREE, HEARTBEAT, IN_FORCE, LATENCIES, Latencies, MAGIC, NAME, NAME_WORDS, NUMBER, OVER, PHASE,
+    PROGRESSED, ROW, ROWS_AT, SLOT, SLOTS_USED, STARTED, STATE, TRACE, WORD, WRITING, now, slot_at,
 };
-use crate::limits::{METHOD, SLOTS};
+use crate::limits::{CONNECTION_ROWS, METHOD, SLOTS};
 
 /// A mapped scoreboard. Clones are the same board.
 #[derive(Debug, Clone)]
 pub struct Scores {
     map: Arc<Map>,
     slots: Arc<Mutex<Slots>>,
+    rows: Arc<Mutex<Rows>>,
 }
 
 /// Which slots are free: those given back, the latest first, and all from `used` on.
@@ -26,6 +27,13 @@ pub struct Scores {
 struct Slots {
     back: Vec<usize>,
     used: usize,
+}
+
+/// Who has which connection's row.
+#[derive(Debug)]
+struct Rows {
+    next: usize,
+    open: [bool; CONNECTION_ROWS],
 }
 
 impl Scores {
@@ -36,7 +44,8 @@ impl Scores {
         if map.words()[0].load(Relaxed) != MAGIC {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the scoreboard is of another version"));
         }
-        Ok(Scores { map: Arc::new(map), slots: Arc::default() })
+        let rows = Rows { next: 0, open: [false; CONNECTION_ROWS] };
+        Ok(Scores { map: Arc::new(map), slots: Arc::default(), rows: Arc::new(Mutex::new(rows)) })
     }
 
     /// One beat of the heart.
@@ -48,13 +57,35 @@ impl Scores {
     #[must_use = "the connection counts as open for as long as this lives"]
     pub fn connect(&self) -> ConnectionSlot {
         self.word(CONNECTIONS).fetch_add(1, Relaxed);
-        self.word(CONNECTIONS_TOTAL).fetch_add(1, Relaxed);
-        ConnectionSlot { scores: self.clone() }
+        let number = self.word(CONNECTIONS_TOTAL).fetch_add(1, Relaxed).wrapping_add(1);
+        let row = self.claim_row(number);
+        ConnectionSlot { scores: self.clone(), number, row }
+    }
+
+    /// The row that was closed longest ago, about; `None`: all are open.
+    fn claim_row(&self, number: u64) -> Option<usize> {
+        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let rows = &mut *rows;
+        let row = (0..CONNECTION_ROWS)
+            .map(|step| (rows.next + step) % CONNECTION_ROWS)
+            .find(|&row| !rows.open[row])?;
+        rows.next = row + 1;
+        rows.open[row] = true;
+        let at = ROWS_AT + row * ROW;
+        // A reader that sees one number before and after has read what belongs to it.
+        self.word(at + NUMBER).store(0, Release);
+        self.word(at + BEGUN).store(0, Release);
+        self.word(at + NUMBER).store(number, Release);
+        Some(row)
     }
 
     /// Shows a call as executing until the result is dropped. Beyond [`SLOTS`] calls it is only counted.
     #[must_use = "the call counts as executing for as long as this lives"]
     pub fn begin(&self, method: &str, trace_id: u128) -> CallSlot {
+        self.begin_on(None, method, trace_id)
+    }
+
+    fn begin_on(&self, row: Option<usize>, method: &str, trace_id: u128) -> CallSlot {
         let started = now();
         let slot = self.claim();
         if let Some(at) = slot {
@@ -77,6 +108,7 @@ impl Scores {
             call: Arc::new(Call {
                 scores: self.clone(),
                 slot,
+                row,
                 started,
                 failed: AtomicBool::new(false),
                 count: AtomicU64::new(NO_COUNT),
@@ -155,11 +187,30 @@ impl Totals {
 #[derive(Debug)]
 pub struct ConnectionSlot {
     scores: Scores,
+    number: u64,
+    row: Option<usize>,
+}
+
+impl ConnectionSlot {
+    /// Its number, from 1.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// As [`Scores::begin`], for a call of this connection: what it consumes is remembered with the connection, also when
+    /// the call is over, since its reply may be lost yet.
+    #[must_use = "the call counts as executing for as long as this lives"]
+    pub fn begin(&self, method: &str, trace_id: u128) -> CallSlot {
+        self.scores.begin_on(self.row, method, trace_id)
+    }
 }
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.scores.word(CONNECTIONS).fetch_sub(1, Relaxed);
+        if let Some(row) = self.row {
+            self.scores.rows.lock().unwrap_or_else(PoisonError::into_inner).open[row] = false;
+        }
     }
 }
 
@@ -170,6 +221,8 @@ const NO_COUNT: u64 = u64::MAX;
 struct Call {
     scores: Scores,
     slot: Option<usize>,
+    /// That of its connection.
+    row: Option<usize>,
     started: u64,
     failed: AtomicBool,
     count: AtomicU64,
@@ -267,11 +320,13 @@ impl Progress {
     /// The call begins to read input that cannot be read again. Say it before the first byte.
     pub fn begin_consuming(&self) {
         self.store(CONSUMING, || 1);
+        self.begun(1);
     }
 
     /// The call has read this many bytes of such input in all, and so got further.
     pub fn consumed(&self, total_bytes: u64) {
         self.store(CONSUMED, || total_bytes);
+        self.begun(total_bytes.saturating_add(1));
         self.tick();
     }
 
@@ -286,6 +341,14 @@ impl Progress {
     pub fn count(&self, items: u64) {
         if let Some(call) = &self.call {
             call.count.store(items.min(NO_COUNT - 1), Relaxed);
+        }
+    }
+
+    fn begun(&self, value: u64) {
+        if let Some(call) = &self.call
+            && let Some(row) = call.row
+        {
+            call.scores.word(ROWS_AT + row * ROW + BEGUN).fetch_max(value, Relaxed);
         }
     }
 
@@ -344,6 +407,31 @@ mod tests {
         assert_eq!((seen.calls.len(), seen.connections, seen.connections_total), (0, 0, 1));
         assert_eq!((seen.calls_total, seen.calls_failed), (1, 1));
         assert!(seen.latencies.quantile(0.5).is_some());
+    }
+
+    #[test]
+    fn what_a_connection_has_begun_is_known_after_its_calls_and_itself_are_over() {
+        let (board, scores) = board();
+        let (first, second) = (scores.connect(), scores.connect());
+        assert_eq!((first.number(), second.number()), (1, 2));
+        let call = first.begin("Stats.mean", 7);
+        assert_eq!(board.read().unwrap().consumed(1), None);
+        call.progress().begin_consuming();
+        assert_eq!(board.read().unwrap().consumed(1), Some(0));
+        call.progress().consumed(4096);
+        drop((call, first));
+        let seen = board.read().unwrap();
+        assert_eq!((seen.consumed(1), seen.consumed(2)), (Some(4096), None));
+        assert_eq!(seen.consumed(3), Some(0), "of a connection that is not known the worst is assumed");
+        // Its place is needed when all others have been used.
+        for _ in 2..CONNECTION_ROWS {
+            drop(scores.connect());
+        }
+        assert_eq!(board.read().unwrap().consumed(1), Some(4096));
+        drop(scores.connect());
+        let seen = board.read().unwrap();
+        assert_eq!((seen.consumed(1), seen.consumed(2)), (Some(0), None), "an open one keeps its place");
+        assert_eq!(seen.consumed(CONNECTION_ROWS as u64 + 1), None);
     }
 
     #[test]

@@ -79,6 +79,9 @@ pub struct Greeting {
     pub instance: String,
     /// Which worker of this host, from 1; 0 where there is no host.
     pub generation: u64,
+    /// Number of the connection, from 1, among those of this worker; 0 where it is not known.
+    #[serde(default)]
+    pub connection: u64,
 }
 
 /// Mirror of [`ServerError`], whose own form writes the kind as `i32` and reads it as `u32`.

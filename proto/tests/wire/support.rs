@@ -80,7 +80,7 @@ impl Probe for Handler {
 
 /// Whom [`serve`] serves as.
 pub fn greeting() -> Greeting {
-    Greeting { instance: "run-1".into(), generation: 7 }
+    Greeting { instance: "run-1".into(), generation: 7, connection: 3 }
 }
 
 /// The id of the reply that is a greeting.

@@ -6,7 +6,6 @@ use std::pin::pin;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tarpc::client::{Config, RpcError};
 use tarpc::context::Context;
-use task_proto::crash::TraceId;
 use task_proto::limits::DEATH_NOTICE;
 use task_proto::wire::{self, ConnectError, FdStream};
 use tokio::task::JoinHandle;
@@ -76,15 +75,15 @@ impl Caller {
         self.client.restart(context()).await.map_err(ControlError::Lost)?.map_err(ControlError::Refused)
     }
 
-    /// What is known of a call that this generation had, of the host whose run is called `instance`.
+    /// What is known of a connection to this generation, of the host whose run is called `instance`.
     pub async fn verdict(
         &self,
         instance: &str,
         generation: u64,
-        trace_id: TraceId,
+        connection: u64,
     ) -> Result<Verdict, ControlError> {
         self.client
-            .verdict(context(), instance.to_owned(), generation, trace_id)
+            .verdict(context(), instance.to_owned(), generation, connection)
             .await
             .map_err(ControlError::Lost)
     }

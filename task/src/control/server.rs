@@ -15,7 +15,6 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tarpc::context::Context;
 use tarpc::server::{BaseChannel, Channel, Config};
-use task_proto::crash::TraceId;
 use task_proto::limits::{
     ACCEPT_BACKOFF, ACCEPT_BACKOFF_MAX, CONTROL_CONNECTIONS, CONTROL_FRAME, CONTROL_IN_FLIGHT, Limits,
 };
@@ -162,12 +161,12 @@ impl Control for Answers {
         self.stop.notify_one();
     }
 
-    async fn verdict(self, _: Context, instance: String, generation: u64, trace_id: TraceId) -> Verdict {
+    async fn verdict(self, _: Context, instance: String, generation: u64, connection: u64) -> Verdict {
         let _busy = self.peer.work();
         if instance != self.supervisor.run() {
             return Verdict::Unknown;
         }
-        self.supervisor.verdict(generation, trace_id.0).await
+        self.supervisor.verdict(generation, connection).await
     }
 }
 

@@ -12,7 +12,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, pidfd_send_signal, waitid,
 };
 use task_proto::handshake::{Answer, HandshakeError, Hello, Ready, receive_answer, send_hello};
-use task_proto::limits::{HEALTH, HEALTH_LATE, KILL, REAP_RETRY};
+use task_proto::limits::{HEALTH, HEALTH_LATE, HELLO_RETRY, KILL, REAP_RETRY, START};
 use task_proto::scoreboard::Board;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::mpsc;
@@ -33,6 +33,8 @@ pub(super) enum Report {
     Spawned(u32),
     /// It serves, and shows what it does on this board.
     Ready(Ready, Arc<Board>),
+    /// Somebody else than us told it to end: it accepts no more.
+    Leaving,
     /// It hangs; the autopsy is in the log.
     Sick,
     /// It shares no protocol with us: what it speaks.
@@ -81,12 +83,8 @@ impl Generation {
         let (stdout, stderr) = worker.pipes()?;
         let capture = Capture::start(stdout, stderr, &name, worker.pid(), &self.journal);
 
-        match send_hello(lifeline.as_fd(), &self.hello, self.socket.listener(), board.fd()) {
-            // It is gone already: its exit, noticed below, says more.
-            Ok(()) | Err(HandshakeError::Io(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN)) => {}
-            Err(error) => self.report(Report::Malformed(error)).await,
-        }
-        let (mut answered, mut serves) = (false, false);
+        self.say_hello(&lifeline, &board).await;
+        let (mut listens, mut serves) = (true, false);
         let (mut health, mut sickness) = (Health::default(), None);
         let mut looks = interval_at(tokio::time::Instant::now() + HEALTH, HEALTH);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -94,22 +92,28 @@ impl Generation {
         loop {
             tokio::select! {
                 biased;
-                answer = receive(&lifeline), if !answered => {
-                    answered = true;
-                    if matches!(answer, Ok(Answer::Ready(_))) {
+                answer = receive(&lifeline), if listens => match answer {
+                    Ok(Answer::Ready(ready)) if !serves => {
+                        serves = true;
                         looks.reset();
                         last_look = Instant::now();
-                        serves = true;
                         tracing::info!("ready in {:.1} ms", started.elapsed().as_secs_f64() * 1e3);
+                        self.report(Report::Ready(ready, Arc::clone(&board))).await;
                     }
-                    match answer {
-                        Ok(Answer::Ready(ready)) => self.report(Report::Ready(ready, Arc::clone(&board))).await,
-                        Ok(Answer::Refused { protocol }) => self.report(Report::Refused(protocol)).await,
-                        // It closed its end, which only an exit does: that says more.
-                        Err(HandshakeError::Closed | HandshakeError::Io(_)) => {}
-                        Err(error) => self.report(Report::Malformed(error)).await,
+                    // Said twice, it is no news.
+                    Ok(Answer::Ready(_)) => {}
+                    Ok(Answer::Draining) => self.report(Report::Leaving).await,
+                    Ok(Answer::Refused { protocol }) => {
+                        listens = false;
+                        self.report(Report::Refused(protocol)).await;
                     }
-                }
+                    // It closed its end, which only an exit does: that says more.
+                    Err(HandshakeError::Closed | HandshakeError::Io(_)) => listens = false,
+                    Err(error) => {
+                        listens = false;
+                        self.report(Report::Malformed(error)).await;
+                    }
+                },
                 Some(signal) = self.signals.recv() => worker.signal(signal),
                 _ = looks.tick(), if serves && sickness.is_none() => {
                     let late = last_look.elapsed() > HEALTH + HEALTH_LATE;
@@ -142,6 +146,25 @@ impl Generation {
             pipes_closed: captured.closed,
             scoreboard: board.read().ok(),
         })
+    }
+
+    async fn say_hello(&self, lifeline: &Watched, board: &Board) {
+        let patience = Instant::now() + START;
+        loop {
+            match send_hello(lifeline.as_fd(), &self.hello, self.socket.listener(), board.fd()) {
+                // It is gone already: its exit, noticed later, says more.
+                Ok(()) | Err(HandshakeError::Io(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN)) => return,
+                // Descriptors in connections that nobody has accepted yet count against our user. Clients may take
+                // them back.
+                Err(HandshakeError::Io(Errno::TOOMANYREFS | Errno::NOBUFS | Errno::NOMEM))
+                    if Instant::now() < patience =>
+                {
+                    sleep(HELLO_RETRY).await;
+                }
+
+                Err(error) => return self.report(Report::Malformed(error)).await,
+            }
+        }
     }
 
     async fn report(&self, report: Report) {

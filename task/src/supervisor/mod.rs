@@ -119,9 +119,9 @@ impl Supervisor {
         timeout(HAND_OVER, done).await.map_err(|_| HandOverError::Queued)?.map_err(|_| ended())?
     }
 
-    /// What is known of a call that this generation had; see [`verdict`].
-    pub async fn verdict(&self, generation: u64, trace_id: u128) -> Verdict {
-        verdict(self.status(), generation, trace_id).await
+    /// What is known of a connection to this generation that was lost; see [`verdict`].
+    pub async fn verdict(&self, generation: u64, connection: u64) -> Verdict {
+        verdict(self.status(), generation, connection).await
     }
 
     /// Ends the worker at once, if it is still there: SIGKILL instead of a drain.

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use signal_hook::low_level::signal_name;
 use task_proto::handshake::{HandshakeError, PROTOCOL};
-use task_proto::limits::SLOTS;
 use task_proto::scoreboard::Snapshot;
 
 use super::health::Sickness;
@@ -113,21 +112,11 @@ impl PostMortem {
         }
     }
 
-    /// How many bytes of input that cannot be read again this call had read; `None`: it had not begun.
-    pub fn consumed(&self, trace_id: u128) -> Option<u64> {
-        consumed(self.scoreboard.as_ref(), trace_id)
+    /// How many bytes of input that cannot be read again had been read on this connection; `None`: no such input had
+    /// been begun.
+    pub fn consumed(&self, connection: u64) -> Option<u64> {
+        self.scoreboard.as_ref().map_or(Some(0), |seen| seen.consumed(connection))
     }
-}
-
-/// How many bytes of its input a call has read, as far as a scoreboard shows; `None` where it proves that there were
-/// none.
-pub(super) fn consumed(scoreboard: Option<&Snapshot>, trace_id: u128) -> Option<u64> {
-    let Some(scoreboard) = scoreboard else {
-        return Some(0);
-    };
-    let begun = scoreboard.calls.iter().filter(|call| call.trace_id == trace_id && call.consuming);
-    let bytes = begun.map(|call| call.consumed).max();
-    bytes.or_else(|| (scoreboard.calls.len() >= SLOTS).then_some(0))
 }
 
 impl From<ExitStatus> for ExitCause {

@@ -182,6 +182,7 @@ impl Service {
                 worker.fault = Some(StartFault::Handshake(error));
                 Event::Refused { generation, hopeless: false }
             }
+            Report::Leaving => Event::Leaving(generation),
             Report::Sick => Event::Sick(generation),
             Report::SpawnFailed(error) => {
                 tracing::info!(generation, "cannot spawn {}: {error}", self.spec.name());

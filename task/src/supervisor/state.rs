@@ -4,7 +4,7 @@
 //! Each worker has a role:
 //!
 //! ```text
-//!                Ready               a successor is Ready
+//!                Ready               a successor is Ready; Leaving: Spawn
 //!   Starting ────────────► Serving ───────────────────────► Draining
 //!      │ TimeUp, Refused      │  ▲                              │
 //!      ▼ (Kill)               │  └─ HandOver: its successor is  │
@@ -112,6 +112,8 @@ pub(super) enum Event {
     /// The process is gone, its group killed, itself reaped, its pipes emptied. `proved`: it had answered a call, or
     /// lived long enough.
     Exited { generation: u64, proved: bool, hopeless: bool },
+    /// It accepts no more: somebody else told it to end.
+    Leaving(u64),
     /// It hangs.
     Sick(u64),
     /// The wait that was armed for this is over.
@@ -254,6 +256,10 @@ impl State {
                 actions.extend(self.gone(generation, true, false, now, policy));
                 actions
             }
+            Event::Leaving(generation) if self.role(generation) == Some(Role::Serving) => {
+                self.assign(generation, Role::Draining);
+                if self.is_attended() { Vec::new() } else { self.spawn(policy) }
+            }
             Event::Sick(generation) if self.role(generation).is_some() => {
                 vec![Action::Kill(generation), Action::Arm(Timer::Kill(generation), KILL)]
             }
@@ -270,7 +276,11 @@ impl State {
             Event::Stop => self.stop(false, Outcome::Stopped, policy),
             Event::StopNow => self.stop(true, Outcome::Stopped, policy),
             // Late news of a worker that has another role by now, or none.
-            Event::Ready(_) | Event::Refused { .. } | Event::Sick(_) | Event::TimeUp(_) => Vec::new(),
+            Event::Ready(_)
+            | Event::Refused { .. }
+            | Event::Leaving(_)
+            | Event::Sick(_)
+            | Event::TimeUp(_) => Vec::new(),
         }
     }
 

@@ -9,7 +9,7 @@ use task_proto::scoreboard::{Board, Latencies, Snapshot};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::post_mortem::{Ended, PostMortem, consumed};
+use super::post_mortem::{Ended, PostMortem};
 use crate::control;
 use crate::verdict::Verdict;
 
@@ -106,9 +106,9 @@ impl Status {
     }
 }
 
-/// What is known of a call that this generation had and whose connection was lost: its end may be noticed a little
+/// What is known of a connection to this generation that was lost: its end may be noticed a little
 /// later than that of its connections, so for [`DEATH_NOTICE`] it is waited for.
-pub async fn verdict(mut status: watch::Receiver<Status>, generation: u64, trace_id: u128) -> Verdict {
+pub async fn verdict(mut status: watch::Receiver<Status>, generation: u64, connection: u64) -> Verdict {
     let decided = |status: &Status| {
         status.has_died(generation)
             || status.is_ended()
@@ -118,10 +118,13 @@ pub async fn verdict(mut status: watch::Receiver<Status>, generation: u64, trace
     let _ = timeout(DEATH_NOTICE, status.wait_for(decided)).await;
     let status = status.borrow();
     if let Some(death) = status.deaths.iter().find(|death| death.generation == generation) {
-        return Verdict::Died { death: (&**death).into(), consumed: death.consumed(trace_id) };
+        return Verdict::Died { death: (&**death).into(), consumed: death.consumed(connection) };
     }
     match status.workers.iter().find(|worker| worker.generation == generation) {
-        Some(worker) => Verdict::Alive { consumed: consumed(worker.board.read().ok().as_ref(), trace_id) },
+        Some(worker) => {
+            let consumed = worker.board.read().map_or(Some(0), |seen| seen.consumed(connection));
+            Verdict::Alive { consumed }
+        }
         None => Verdict::Unknown,
     }
 }

@@ -207,6 +207,22 @@ fn a_hand_over_while_a_start_is_waited_for_starts_at_once() {
 }
 
 #[test]
+fn a_worker_that_a_stranger_told_to_end_has_a_successor_at_once() {
+    let (state, actions) = after(&SERVICE, &[Event::Ready(1), Event::Leaving(1)]);
+    has(&actions, &spawn(2));
+    assert_eq!(state.role(1), Some(Role::Draining));
+    let (state, actions) = state.next(Event::Ready(2), Duration::ZERO, &SERVICE);
+    assert!(!actions.contains(&Action::Terminate(1)), "it is on its way");
+    let (state, actions) = state.next(proved(1), Duration::ZERO, &SERVICE);
+    assert!(!actions.iter().any(|action| matches!(action, Action::Spawn(_))));
+    assert_eq!(state.role(2), Some(Role::Serving));
+    // What the host itself asked for is no news.
+    let (_, actions) =
+        after(&SERVICE, &[Event::Ready(1), Event::HandOver, Event::Ready(2), Event::Leaving(1)]);
+    assert_eq!(actions, []);
+}
+
+#[test]
 fn a_sick_worker_is_killed_and_what_follows_is_the_policys_business() {
     let (_, actions) = after(&SERVICE, &[Event::Ready(1), Event::Sick(1)]);
     has(&actions, &[Action::Kill(1), Action::Arm(Timer::Kill(1), KILL)]);
@@ -247,7 +263,7 @@ fn a_stop_while_a_start_is_waited_for_is_the_end() {
 }
 
 /// Random lives of random workers. The service is never without a worker, a start or a wait for one; at most one
-/// starts, one serves and one drains; it ends once, with no worker left and the socket gone; nothing is spawned after a
+/// starts and one serves; it ends once, with no worker left and the socket gone; nothing is spawned after a
 /// stop.
 #[test]
 fn no_sequence_of_events_breaks_an_invariant() {
@@ -284,7 +300,6 @@ fn no_sequence_of_events_breaks_an_invariant() {
                 |wanted: fn(&Role) -> bool| state.workers.iter().filter(|(_, role)| wanted(role)).count();
             assert!(count(|role| *role == Role::Starting) <= 1, "seed {seed}");
             assert!(count(|role| *role == Role::Serving) <= 1, "seed {seed}");
-            assert!(count(|role| *role == Role::Draining) <= 1, "seed {seed}");
             let mut known: Vec<_> = state.workers.iter().map(|(generation, _)| *generation).collect();
             known.sort_unstable();
             alive.sort_unstable();
@@ -316,6 +331,7 @@ fn no_sequence_of_events_breaks_an_invariant() {
                 },
                 11 => Event::SpawnFailed { generation: of, hopeless: random.random_ratio(1, 4) },
                 12 => Event::Refused { generation: of, hopeless: random.random() },
+                13 if random.random() => Event::Leaving(of),
                 13 => Event::Sick(of),
                 14 | 15 => Event::HandOver,
                 16 if random.random_ratio(1, 4) => Event::Stop,
