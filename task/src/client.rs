@@ -148,12 +148,10 @@ where
     async fn spent_by(&self, lost: &Connection<Req, Resp>) -> Option<Spent> {
         // Nothing was executed of a connection without a greeting.
         let greeting = lost.greeting().filter(|_| !self.rereadable)?;
-        let uses = lost.uses();
-        let mut verdicts = Vec::new();
-        for trace_id in uses.calls.iter().chain(&uses.over) {
-            verdicts.push(self.service.verdict(greeting, *trace_id).await);
+        if !lost.is_used() {
+            return None;
         }
-        loss::spent(uses.over.is_some(), verdicts)
+        loss::spent(self.service.verdict(greeting).await)
     }
 }
 
@@ -177,7 +175,7 @@ where
         let mut times = 0;
         loop {
             let connection = self.client.connected(self.outcome).await?;
-            let used = connection.used_by(self.trace_id());
+            connection.begin_use();
             let mut reply = pin!(connection.channel().call(self.context, Arc::clone(self.message)));
             let reply = tokio::select! {
                 biased;
@@ -196,7 +194,7 @@ where
                 Loss::None(error) => return Err(error),
                 loss @ (Loss::NeverSent | Loss::NeverExecuted) => {
                     self.message.is_to_be_sent();
-                    used.without_trace();
+                    connection.undo_use();
                     self.client.lose(&connection).await;
                     // Clients that are more than the service has room for make each other give way, for as long as
                     // each of them likes: that is no sign of a broken worker.
@@ -206,7 +204,6 @@ where
                     self.outcome = Outcome::Unknown;
                     self.message.is_to_be_sent();
                     self.client.lose(&connection).await;
-                    used.without_trace();
                     times += 1;
                     if !(self.client.idempotent)(self.message.request()) {
                         let death = self.death(&connection).await;
@@ -224,7 +221,7 @@ where
 
     /// How the worker died that had the call, if it did and that is known.
     async fn death(&self, lost: &Connection<Req, Resp>) -> Option<Death> {
-        match self.client.service.verdict(lost.greeting()?, self.trace_id()).await {
+        match self.client.service.verdict(lost.greeting()?).await {
             Verdict::Died { death, .. } => Some(death),
             Verdict::Alive { .. } | Verdict::Unknown => None,
         }

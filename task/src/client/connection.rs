@@ -1,8 +1,8 @@
-//! One connection to a worker: its channel, who serves it, and which calls use it.
+//! One connection to a worker: its channel, who serves it, and whether it was used.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rustix::net::{Shutdown, shutdown};
 use serde::de::DeserializeOwned;
@@ -21,17 +21,9 @@ pub(super) struct Connection<Req, Resp> {
     greeting: Arc<OnceLock<Greeting>>,
     /// Another descriptor of the socket; `None` should there have been no room for one.
     socket: Option<OwnedFd>,
-    uses: Mutex<Uses>,
+    /// How many calls were handed to it that may have been executed.
+    uses: AtomicUsize,
     dispatch: JoinHandle<()>,
-}
-
-/// Which calls use a connection, by trace id.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Uses {
-    /// Those under way.
-    pub(super) calls: Vec<u128>,
-    /// One that came to its end, or was dropped: it may have read what can be read only once.
-    pub(super) over: Option<u128>,
 }
 
 impl<Req, Resp> Connection<Req, Resp>
@@ -53,7 +45,7 @@ where
                 tracing::debug!("connection: {error}");
             }
         });
-        Connection { channel: client.client, greeting, socket, uses: Mutex::default(), dispatch }
+        Connection { channel: client.client, greeting, socket, uses: AtomicUsize::new(0), dispatch }
     }
 }
 
@@ -77,51 +69,25 @@ impl<Req, Resp> Connection<Req, Resp> {
         }
     }
 
-    pub(super) fn uses(&self) -> Uses {
-        self.lock().clone()
+    /// Whether a call that was handed to it may have been executed.
+    pub(super) fn is_used(&self) -> bool {
+        self.uses.load(Ordering::Relaxed) > 0
     }
 
-    /// Notes that a call uses it, until the result is dropped.
-    pub(super) fn used_by(&self, trace_id: u128) -> Used<'_, Req, Resp> {
-        self.lock().calls.push(trace_id);
-        Used { connection: self, trace_id, traceless: false }
+    /// Notes that a call is handed to it.
+    pub(super) fn begin_use(&self) {
+        self.uses.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Uses> {
-        self.uses.lock().unwrap_or_else(PoisonError::into_inner)
+    /// That call was not executed, and will not be.
+    pub(super) fn undo_use(&self) {
+        self.uses.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl<Req, Resp> Drop for Connection<Req, Resp> {
     fn drop(&mut self) {
         self.dispatch.abort();
-    }
-}
-
-/// A call that uses a connection. Dropped, it has come to its end.
-#[derive(Debug)]
-pub(super) struct Used<'a, Req, Resp> {
-    connection: &'a Connection<Req, Resp>,
-    trace_id: u128,
-    traceless: bool,
-}
-
-impl<Req, Resp> Used<'_, Req, Resp> {
-    /// The call was not executed, or what it left behind is known.
-    pub(super) fn without_trace(mut self) {
-        self.traceless = true;
-    }
-}
-
-impl<Req, Resp> Drop for Used<'_, Req, Resp> {
-    fn drop(&mut self) {
-        let mut uses = self.connection.lock();
-        if let Some(at) = uses.calls.iter().position(|call| *call == self.trace_id) {
-            uses.calls.swap_remove(at);
-        }
-        if !self.traceless {
-            uses.over = Some(self.trace_id);
-        }
     }
 }
 

@@ -59,27 +59,16 @@ pub(super) fn of(error: RpcError, sent: bool, greeted: bool) -> Loss {
     }
 }
 
-/// What is lost of an input that cannot be read again with its connection, when calls on it have ended (`over`) and
-/// these are the host's verdicts on all of them; `None` where they prove that nothing was read.
-pub(super) fn spent(over: bool, verdicts: Vec<Verdict>) -> Option<Spent> {
-    let mut spent = over.then(Spent::default);
-    for verdict in verdicts {
-        match verdict {
-            Verdict::Died { consumed: None, .. } if !over => {}
-            Verdict::Died { consumed, death } => {
-                let spent = spent.get_or_insert_default();
-                spent.bytes = spent.bytes.max(consumed);
-                spent.death = Some(death);
-            }
-            // A call of a worker that lives may have read it all and be over.
-            Verdict::Alive { consumed } => {
-                let spent = spent.get_or_insert_default();
-                spent.bytes = spent.bytes.max(consumed);
-            }
-            Verdict::Unknown => drop(spent.get_or_insert_default()),
-        }
+/// What is lost of an input that cannot be read again with a connection of this verdict; `None` where the verdict
+/// proves that nothing was read, or will be.
+pub(super) fn spent(verdict: Verdict) -> Option<Spent> {
+    match verdict {
+        Verdict::Died { consumed: None, .. } => None,
+        Verdict::Died { consumed: bytes, death } => Some(Spent { bytes, death: Some(death) }),
+        // It may begin yet.
+        Verdict::Alive { consumed: bytes } => Some(Spent { bytes, death: None }),
+        Verdict::Unknown => Some(Spent::default()),
     }
-    spent
 }
 
 impl From<Spent> for CallError {

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use task_proto::crash::TraceId;
 use task_proto::limits::VERDICT;
 use task_proto::wire::{self, ConnectError, Greeting};
 use tokio::net::UnixStream;
@@ -53,16 +52,16 @@ impl Service {
         }
     }
 
-    /// What the host knows of a call that this worker had.
-    pub(super) async fn verdict(&self, worker: &Greeting, trace_id: u128) -> Verdict {
+    /// What the host knows of the connection that was greeted so.
+    pub(super) async fn verdict(&self, greeting: &Greeting) -> Verdict {
         match self {
             Service::Ours { status, .. } => {
-                supervisor::verdict(status.clone(), worker.generation, trace_id).await
+                supervisor::verdict(status.clone(), greeting.generation, greeting.connection).await
             }
             Service::Elsewhere(path) => {
                 let asked = async {
                     let host = Caller::connect(path.with_file_name(CONTROL_SOCKET)).await?;
-                    host.verdict(&worker.instance, worker.generation, TraceId(trace_id)).await
+                    host.verdict(&greeting.instance, greeting.generation, greeting.connection).await
                 };
                 match timeout(VERDICT, asked).await {
                     Ok(Ok(verdict)) => verdict,

@@ -440,10 +440,10 @@ fn executing(death: &PostMortem) -> HashSet<TraceId> {
     calls.filter(suspicious).map(|call| TraceId(call.trace_id)).collect()
 }
 
-/// What is kept of a dead worker: of its calls those that had begun input which cannot be read again.
+/// What is kept of a dead worker: of its calls nothing, they have been judged.
 fn slim(mut death: PostMortem) -> PostMortem {
     if let Some(seen) = &mut death.scoreboard {
-        seen.calls.retain(|call| call.consuming);
+        seen.calls = Vec::new();
     }
     death
 }
