@@ -42,13 +42,15 @@ impl<S: Serve> Serve for Observed<S> {
         let slot = self.connection.begin(request.name(), trace_id.0);
         let progress = slot.progress();
         let name = request.name().to_owned();
+        // Dropped after the call: it is another's turn only when this one is no longer shown.
+        let turn;
         let mut call = Call { slot, name, trace_id, deadline: context.deadline, level, answered: false };
         let answer = if let Some(crash) = blamed.sentence(trace_id) {
             tracing::warn!(log.target = "worker", %crash, %trace_id, "not executed: workers died of this call");
             Err(crash.to_error())
         } else {
-            let turn = blamed.turn(trace_id, &progress).await;
-            Turn::scope(turn, progress.clone().scope(self.service.serve(context, request))).await
+            turn = blamed.turn(trace_id, &progress).await;
+            Turn::scope(turn.clone(), progress.clone().scope(self.service.serve(context, request))).await
         };
         if answer.is_err() {
             progress.fail();

@@ -211,9 +211,10 @@ impl<T> Work<T> {
     pub(super) fn waiting<R>(&self, wait: impl FnOnce() -> R) -> R {
         {
             let mut members = lock(&self.job.members);
+            // Shown before the turn is another's: whoever is shown to execute then is to blame.
+            members.enter(Activity::Waiting);
             members.turn = None;
             members.calls.iter().filter_map(|call| call.turn.as_ref()).for_each(|turn| turn.give_up());
-            members.enter(Activity::Waiting);
         }
         let waited = wait();
         self.compute();
@@ -298,6 +299,7 @@ mod tests {
     use std::cell::Cell;
     use std::sync::mpsc;
     use std::thread;
+    use std::time::{Duration, Instant};
 
     use futures::poll;
     use task_proto::crash::TraceId;
@@ -424,7 +426,9 @@ mod tests {
         let other_turn = other_turn.await;
         assert_eq!(shown(), [Activity::Waiting, Activity::Running]);
         input.send(()).unwrap();
+        let patience = Instant::now() + Duration::from_secs(20);
         while shown() != [Activity::Held, Activity::Running] {
+            assert!(Instant::now() < patience, "{:?}", shown());
             thread::yield_now();
         }
         drop(other_turn);
