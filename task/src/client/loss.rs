@@ -80,3 +80,103 @@ impl From<Spent> for CallError {
 fn kind(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Option<ErrorKind> {
     error.downcast_ref::<io::Error>().map(io::Error::kind)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn read(kind: ErrorKind) -> RpcError {
+        RpcError::Channel(ChannelError::Read(Arc::new(io::Error::new(kind, "the reason"))))
+    }
+
+    fn name(error: RpcError, sent: bool, greeted: bool) -> &'static str {
+        match of(error, sent, greeted) {
+            Loss::None(None) => "deadline",
+            Loss::None(Some(CallError::Lost { .. })) => "over",
+            Loss::None(Some(CallError::Crashed(_))) => "crashed",
+            Loss::None(Some(CallError::Service(_))) => "service",
+            Loss::None(Some(CallError::NeverSent(_))) => "cannot be sent",
+            Loss::None(Some(other)) => panic!("{other}"),
+            Loss::NeverSent => "never sent",
+            Loss::NeverExecuted => "never executed",
+            Loss::Unknown(_) => "unknown",
+        }
+    }
+
+    #[test]
+    fn what_was_sent_to_a_greeted_worker_may_have_been_executed_and_nothing_else() {
+        for end in [|| RpcError::Shutdown, || read(ErrorKind::ConnectionReset), || read(ErrorKind::Other)] {
+            assert_eq!(name(end(), false, false), "never sent");
+            assert_eq!(name(end(), false, true), "never sent");
+            assert_eq!(name(end(), true, false), "never executed");
+            assert_eq!(name(end(), true, true), "unknown");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_failed_in_writing_proves_nothing_by_a_missing_greeting() {
+        let flush = || RpcError::Channel(ChannelError::Flush(Arc::new(io::Error::other("no room"))));
+        assert_eq!(name(flush(), true, false), "over");
+        assert_eq!(name(flush(), false, false), "never sent");
+    }
+
+    #[test]
+    fn a_notice_of_a_living_worker_ends_the_call_that_was_sent() {
+        for kind in [ErrorKind::ConnectionAborted, ErrorKind::InvalidData] {
+            assert_eq!(name(read(kind), true, true), "over");
+            assert_eq!(name(read(kind), true, false), "over");
+            // Another call's connection.
+            assert_eq!(name(read(kind), false, true), "never sent");
+        }
+        let Loss::None(Some(error)) = of(read(ErrorKind::ConnectionAborted), true, true) else { panic!() };
+        assert!(error.to_string().starts_with("outcome unknown: "), "{error}");
+        assert!(error.to_string().ends_with("the reason"), "{error}");
+    }
+
+    #[test]
+    fn only_the_transport_can_say_that_a_request_was_never_sent() {
+        let server = |kind, detail: &str| RpcError::Server(ServerError::new(kind, detail.into()));
+        assert_eq!(name(server(ErrorKind::BrokenPipe, NEVER_SENT), true, true), "never sent");
+        assert_eq!(name(server(ErrorKind::BrokenPipe, "the service's own pipe"), true, true), "service");
+        let send = |kind| RpcError::Send(Box::new(io::Error::new(kind, "x")));
+        assert_eq!(name(send(ErrorKind::BrokenPipe), true, true), "never sent");
+        assert_eq!(name(send(ErrorKind::InvalidInput), true, true), "cannot be sent");
+        assert_eq!(name(RpcError::DeadlineExceeded, true, true), "deadline");
+    }
+
+    #[test]
+    fn a_condemned_call_is_told_of_its_crash() {
+        let crash = Crash { generation: 2, cause: "killed by SIGABRT".into(), stderr_tail: Vec::new() };
+        let Loss::None(Some(error)) = of(RpcError::Server(crash.to_error()), true, true) else { panic!() };
+        assert_eq!(
+            error.to_string(),
+            "workers died of this call, the last one killed by SIGABRT (generation 2)"
+        );
+    }
+
+    fn death() -> Death {
+        Death { generation: 1, pid: 5, cause: "killed by SIGKILL".into(), stderr_tail: Vec::new() }
+    }
+
+    fn died(consumed: Option<u64>) -> Verdict {
+        Verdict::Died { death: death(), consumed }
+    }
+
+    #[test]
+    fn input_is_left_only_if_a_dead_worker_proves_for_every_call_that_it_had_not_begun() {
+        assert_eq!(spent(false, vec![]), None);
+        assert_eq!(spent(false, vec![died(None), died(None)]), None);
+        let of = |bytes, death| Some(Spent { bytes, death });
+        assert_eq!(spent(false, vec![died(None), died(Some(7))]), of(Some(7), Some(death())));
+        assert_eq!(spent(false, vec![died(Some(9)), died(None), died(Some(7))]), of(Some(9), Some(death())));
+        assert_eq!(spent(false, vec![died(None), Verdict::Unknown]), of(None, None));
+        // It may begin, or have ended, whatever its board shows.
+        assert_eq!(spent(false, vec![Verdict::Alive { consumed: None }]), of(None, None));
+        assert_eq!(spent(false, vec![Verdict::Alive { consumed: Some(3) }]), of(Some(3), None));
+        // A call that is over is on no board.
+        assert_eq!(spent(true, vec![]), of(None, None));
+        assert_eq!(spent(true, vec![died(None)]), of(None, Some(death())));
+    }
+}

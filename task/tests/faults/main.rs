@@ -17,6 +17,7 @@ mod misbehaving;
 #[expect(dead_code, reason = "the tests of a service, which have it too, use the rest")]
 mod moments;
 mod orphans;
+mod remote;
 mod stalled;
 mod together;
 mod traced;
