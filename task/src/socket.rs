@@ -278,6 +278,22 @@ mod tests {
         assert_eq!(rustix::net::accept(socket.listener()).unwrap_err(), Errno::AGAIN);
     }
 
+    #[tokio::test]
+    async fn a_dead_services_socket_is_replaced_once_nobody_has_it_open() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = directory(home.path());
+        let socket = Socket::bind(dir.as_fd(), Path::new("x"), "rpc.sock").unwrap();
+        // As its worker has it, for the moments in which it outlives its host.
+        let copy = socket.listener().try_clone_to_owned().unwrap();
+        *socket.file.lock().unwrap() = None;
+        drop(socket);
+        let mut removal = Box::pin(remove_stale(dir.as_fd(), home.path(), "rpc.sock"));
+        assert!(futures::poll!(&mut removal).is_pending());
+        drop(copy);
+        removal.await.unwrap();
+        assert!(!home.path().join("rpc.sock").exists());
+    }
+
     #[test]
     fn a_directory_that_takes_no_file_is_an_error() {
         unprivileged("socket::tests::a_directory_that_takes_no_file_is_an_error", || {
