@@ -107,3 +107,35 @@ fn is_socket(path: &Path) -> bool {
 fn errno(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_missing_socket_a_stale_one_and_a_file_are_told_apart() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("rpc.sock");
+        assert_eq!(connect(&path).await.unwrap_err(), ConnectError::Missing);
+        drop(UnixListener::bind(&path).unwrap());
+        assert_eq!(connect(&path).await.unwrap_err(), ConnectError::Refused);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(connect(&path).await.unwrap_err(), ConnectError::NoSocket);
+        assert_eq!(connect(path.join("below")).await.unwrap_err(), ConnectError::Missing);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backlog_that_stays_full_is_waited_for_and_then_told() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("rpc.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let _waiting = connect(&path).await.unwrap();
+        let began = Instant::now();
+        assert_eq!(connect(&path).await.unwrap_err(), ConnectError::Full);
+        assert!(began.elapsed() + CONNECT_BACKOFF_MAX >= CONNECT, "{:?}", began.elapsed());
+    }
+}

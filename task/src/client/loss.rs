@@ -165,18 +165,13 @@ mod tests {
     }
 
     #[test]
-    fn input_is_left_only_if_a_dead_worker_proves_for_every_call_that_it_had_not_begun() {
-        assert_eq!(spent(false, vec![]), None);
-        assert_eq!(spent(false, vec![died(None), died(None)]), None);
+    fn input_is_left_only_if_a_dead_worker_proves_that_it_had_not_been_begun() {
         let of = |bytes, death| Some(Spent { bytes, death });
-        assert_eq!(spent(false, vec![died(None), died(Some(7))]), of(Some(7), Some(death())));
-        assert_eq!(spent(false, vec![died(Some(9)), died(None), died(Some(7))]), of(Some(9), Some(death())));
-        assert_eq!(spent(false, vec![died(None), Verdict::Unknown]), of(None, None));
-        // It may begin, or have ended, whatever its board shows.
-        assert_eq!(spent(false, vec![Verdict::Alive { consumed: None }]), of(None, None));
-        assert_eq!(spent(false, vec![Verdict::Alive { consumed: Some(3) }]), of(Some(3), None));
-        // A call that is over is on no board.
-        assert_eq!(spent(true, vec![]), of(None, None));
-        assert_eq!(spent(true, vec![died(None)]), of(None, Some(death())));
+        assert_eq!(spent(died(None)), None);
+        assert_eq!(spent(died(Some(7))), of(Some(7), Some(death())));
+        assert_eq!(spent(Verdict::Unknown), of(None, None));
+        // It may begin yet.
+        assert_eq!(spent(Verdict::Alive { consumed: None }), of(None, None));
+        assert_eq!(spent(Verdict::Alive { consumed: Some(3) }), of(Some(3), None));
     }
 }
