@@ -137,21 +137,24 @@ where
     }
 
     /// Lets go of a connection. What cannot be read again, and may have been read, is lost with it.
-    async fn lose(&self, lost: &Arc<Connection<Req, Resp>>) {
+    /// `unread`: the worker has read nothing of it.
+    async fn lose(&self, lost: &Arc<Connection<Req, Resp>>, unread: bool) {
         let mut state = self.state.lock().await;
         if state.connection.as_ref().is_some_and(|current| Arc::ptr_eq(current, lost)) {
-            state.spent = self.spent_by(lost).await;
+            state.spent = if unread { None } else { self.spent_by(lost).await };
             state.connection = None;
         }
     }
 
     async fn spent_by(&self, lost: &Connection<Req, Resp>) -> Option<Spent> {
-        // Nothing was executed of a connection without a greeting.
-        let greeting = lost.greeting().filter(|_| !self.rereadable)?;
-        if !lost.is_used() {
+        if self.rereadable || !lost.is_used() {
             return None;
         }
-        loss::spent(self.service.verdict(greeting).await)
+        match lost.greeting() {
+            Some(greeting) => loss::spent(self.service.verdict(greeting).await),
+            // A worker that drains takes no more before it has greeted: what was sent to it will be executed.
+            None => Some(Spent::default()),
+        }
     }
 }
 
@@ -195,15 +198,16 @@ where
                 loss @ (Loss::NeverSent | Loss::NeverExecuted) => {
                     self.message.is_to_be_sent();
                     connection.undo_use();
-                    self.client.lose(&connection).await;
+                    let unread = matches!(loss, Loss::NeverExecuted);
+                    self.client.lose(&connection, unread).await;
                     // Clients that are more than the service has room for make each other give way, for as long as
                     // each of them likes: that is no sign of a broken worker.
-                    times += u32::from(matches!(loss, Loss::NeverExecuted));
+                    times += u32::from(unread);
                 }
                 Loss::Unknown(cause) => {
                     self.outcome = Outcome::Unknown;
                     self.message.is_to_be_sent();
-                    self.client.lose(&connection).await;
+                    self.client.lose(&connection, false).await;
                     times += 1;
                     if !(self.client.idempotent)(self.message.request()) {
                         let death = self.death(&connection).await;

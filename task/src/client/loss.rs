@@ -17,7 +17,7 @@ pub(super) enum Loss {
     None(Option<CallError>),
     /// Nothing of it went out.
     NeverSent,
-    /// It went out, but nobody has executed it or will.
+    /// Nobody has executed anything of its connection, or will.
     NeverExecuted,
     /// It may have been executed. How the connection ended.
     Unknown(String),
@@ -45,15 +45,15 @@ pub(super) fn of(error: RpcError, sent: bool, greeted: bool) -> Loss {
         })),
         RpcError::Send(error) if kind(error.as_ref()) == Some(ErrorKind::BrokenPipe) => Loss::NeverSent,
         RpcError::Send(error) => Loss::None(Some(CallError::NeverSent(error))),
-        RpcError::Shutdown | RpcError::Channel(_) if !sent => Loss::NeverSent,
         RpcError::Channel(ChannelError::Read(ref cause))
             // A notice of a living worker, and bytes that are no message: another try would end likewise.
-            if matches!(kind(cause.as_ref()), Some(ErrorKind::ConnectionAborted | ErrorKind::InvalidData)) =>
+            if sent && matches!(kind(cause.as_ref()), Some(ErrorKind::ConnectionAborted | ErrorKind::InvalidData)) =>
         {
             lost(&error)
         }
         // Everything that the worker wrote was read, and it greets before it reads.
         RpcError::Shutdown | RpcError::Channel(ChannelError::Read(_)) if !greeted => Loss::NeverExecuted,
+        RpcError::Shutdown | RpcError::Channel(_) if !sent => Loss::NeverSent,
         RpcError::Shutdown | RpcError::Channel(ChannelError::Read(_)) => Loss::Unknown(in_full(&error)),
         RpcError::Channel(_) => lost(&error),
     }
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn what_was_sent_to_a_greeted_worker_may_have_been_executed_and_nothing_else() {
         for end in [|| RpcError::Shutdown, || read(ErrorKind::ConnectionReset), || read(ErrorKind::Other)] {
-            assert_eq!(name(end(), false, false), "never sent");
+            assert_eq!(name(end(), false, false), "never executed");
             assert_eq!(name(end(), false, true), "never sent");
             assert_eq!(name(end(), true, false), "never executed");
             assert_eq!(name(end(), true, true), "unknown");
