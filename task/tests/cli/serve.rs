@@ -201,7 +201,8 @@ fn a_directory_that_cannot_be_written_is_named() {
     std::os::unix::fs::chown(&base, Some(65534), Some(65534)).unwrap();
     fs::set_permissions(&base, fs::Permissions::from_mode(0o500)).unwrap();
     let program = home.path("task");
-    fs::copy(TASK, &program).unwrap();
+    // Not written by this process: whatever another test starts meanwhile would hold it open, and it could not be run.
+    assert!(std::process::Command::new("cp").arg(TASK).arg(&program).status().unwrap().success());
     let serve = home.run(program.to_str().unwrap(), ["serve", "--runtime-dir", base.to_str().unwrap()]);
     let ended = serve.with(|c| c.uid(65534).gid(65534).current_dir("/")).ends();
     ended.fails(1, &format!("task: cannot lock {}/lock: Permission denied (os error 13)", base.display()));

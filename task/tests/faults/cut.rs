@@ -42,7 +42,7 @@ fn a_pipe_that_was_begun_is_lost_with_its_connection() {
     drop(writer);
     let ended = run.end();
     let error = ended.expect(1, "").error();
-    assert_eq!(error["kind"], "internal", "{ended}");
+    assert_eq!(error["kind"], "input_consumed", "{ended}");
     assert!(!ended.stderr.contains("SIGKILL"), "the worker was not killed: {ended}");
     assert!(house.left().is_empty() && house.processes(task).is_empty(), "{ended}");
 }
