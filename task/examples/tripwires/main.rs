@@ -45,6 +45,7 @@ impl Wired {
         match Wire::of(first) {
             Some(Wire::Abort) => std::process::abort(),
             Some(Wire::Slow) => tokio::time::sleep(TICK).await,
+            Some(Wire::Long) => tokio::time::sleep(TICK * 10).await,
             // What follows is over in the next generation.
             _ if self.generation > 1 => {}
             Some(Wire::Wait) => pending::<()>().await,

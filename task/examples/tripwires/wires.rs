@@ -7,6 +7,8 @@ pub(crate) enum Wire {
     Abort,
     /// Takes its time, and is answered.
     Slow,
+    /// Takes ten times as long, likewise.
+    Long,
     /// In the first generation: is never answered, and harms nobody.
     Wait,
     /// In the first generation: blocks the loop that does the I/O.
@@ -16,7 +18,7 @@ pub(crate) enum Wire {
 }
 
 impl Wire {
-    const ALL: [Wire; 5] = [Wire::Abort, Wire::Slow, Wire::Wait, Wire::Block, Wire::Spin];
+    const ALL: [Wire; 6] = [Wire::Abort, Wire::Slow, Wire::Long, Wire::Wait, Wire::Block, Wire::Spin];
     /// No test draws a number near it by chance.
     const FIRST: i64 = 0x7721_9e55_0000_0000;
 

@@ -341,7 +341,12 @@ pub(crate) fn kill(pid: u32) {
 
 /// The same, if it is still there.
 pub(crate) fn try_kill(pid: u32) -> rustix::io::Result<()> {
-    kill_process(pid_of(pid).unwrap(), Signal::KILL)
+    send(pid, Signal::KILL)
+}
+
+/// Sends any signal likewise.
+pub(crate) fn send(pid: u32, signal: Signal) -> rustix::io::Result<()> {
+    kill_process(pid_of(pid).unwrap(), signal)
 }
 
 /// Stops a process that a program of ours started.

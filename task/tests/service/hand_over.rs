@@ -22,7 +22,7 @@ pub(crate) fn run(scale: Scale) -> Report {
     let service = Service::new(&[]);
     let serving = service.start();
     serving.ready();
-    let load = Load::start(&Crew { plain: 1, ..Crew::of(&service, scale.seed) });
+    let load = Load::start(&Crew { pipes: 1, plain: 1, ..Crew::of(&service, scale.seed) });
     let mut moments = Moments::new(scale.seed, WINDOW);
     let hand_overs = scale.count(30, 500);
     let (mut gaps, mut control, mut took, mut length) = (Vec::new(), Vec::new(), Vec::new(), WINDOW);
@@ -53,6 +53,8 @@ pub(crate) fn run(scale: Scale) -> Report {
     let tally = load.end();
     report.count("hand-overs", hand_overs as u64);
     report.calls(&tally);
+    report.none("of which the pipe was lost though no worker died", tally.of(Fate::Consumed));
+    report.count("that asked again of a pipe which the former worker had read", tally.of(Fate::Spent));
     report.none("cut off without our client", tally.of(Fate::Cut));
     report.none("called poison", tally.of(Fate::Crashed));
     let [most, usual] = [&gaps, &control].map(|gaps| gaps.iter().max().copied().unwrap_or_default());

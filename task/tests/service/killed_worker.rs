@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::house::{children, try_kill, until};
+use rustix::process::Signal;
+
+use crate::house::{children, send, try_kill, until};
 use crate::load::{Crew, Load};
 use crate::moments::Moments;
 use crate::report::{Report, Scale};
@@ -17,32 +19,39 @@ const GENEROUS: Duration = Duration::from_secs(20);
 /// Starts that tell how long one takes.
 const STARTS: usize = 9;
 
-/// Each worker has answered all callers.
+/// Each worker has answered all callers, and is killed.
 pub(crate) fn after_answers(scale: Scale) -> Report {
+    signalled(scale, Signal::KILL, scale.count(200, 10_000))
+}
+
+/// Each worker has answered all callers, and is told to end by somebody who is not its host.
+pub(crate) fn by_stray_term(scale: Scale) -> Report {
+    signalled(scale, Signal::TERM, scale.count(50, 1_000))
+}
+
+fn signalled(scale: Scale, signal: Signal, signals: usize) -> Report {
     let mut report = Report::new(scale);
     let service = Service::new(&[]);
     let serving = service.start();
     serving.ready();
     let load = Load::start(&Crew { plain: 0, ..Crew::of(&service, scale.seed) });
-    let kills = scale.count(200, 10_000);
-    let mut recoveries = Vec::with_capacity(kills);
-    for _ in 0..kills {
+    let mut recoveries = Vec::with_capacity(signals);
+    for _ in 0..signals {
         let worker = load.seen.until("every caller had an answer from one worker", Now::common_worker);
         let killed = Instant::now();
-        try_kill(worker).unwrap();
+        send(worker, signal).unwrap();
         let (_, answered) = load.seen.until_other_than(worker);
         recoveries.push(answered - killed);
     }
     let tally = load.end();
-    report.count("kills", kills as u64);
+    report.count("signals", signals as u64);
     report.calls(&tally);
     report.none("called poison", tally.of(Fate::Crashed));
     recoveries.sort_unstable();
-    let (half, most) = (recoveries[kills / 2], recoveries[kills - 1]);
-    report
-        .demand_time(half <= PROMISED, || format!("half of the kills took over {half:?} to the next answer"));
+    let (half, most) = (recoveries[signals / 2], recoveries[signals - 1]);
+    report.demand_time(half <= PROMISED, || format!("half of them took over {half:?} to the next answer"));
     report.demand(most < GENEROUS, || format!("{most:?} to the next answer"));
-    report.times("kill to next answer", recoveries);
+    report.times("signal to next answer", recoveries);
     serving.stop();
     report
 }
@@ -87,7 +96,7 @@ pub(crate) fn at_any_time(scale: Scale) -> Report {
     report.count("kills", kills as u64);
     report.count("of them before the first answer", early);
     report.calls(&tally);
-    report.count("of which the pipe was lost with the worker", tally.of(Fate::Consumed));
+    report.count("of which the pipe was lost with the worker", tally.sum(&[Fate::Consumed, Fate::Spent]));
     report.count("that were executing at five kills", tally.of(Fate::Crashed));
     report.times("kill to next answer, unless killed before it", recoveries);
     serving.stop();

@@ -29,6 +29,7 @@ mod tally;
 #[path = "../../examples/tripwires/wires.rs"]
 mod wires;
 
+mod crowd;
 mod gives_up;
 mod hand_over;
 mod killed_host;
@@ -51,11 +52,16 @@ struct Row {
     run: fn(Scale) -> Report,
 }
 
-const ROWS: [Row; 10] = [
+const ROWS: [Row; 12] = [
     Row {
         name: "killed-worker",
         fault: "`kill -9` of the child once each of 4 clients has had an answer from it",
         run: killed_worker::after_answers,
+    },
+    Row {
+        name: "stray-term",
+        fault: "SIGTERM to the child from somebody else, once 4 clients have had an answer",
+        run: killed_worker::by_stray_term,
     },
     Row {
         name: "killed-any-time",
@@ -76,6 +82,11 @@ const ROWS: [Row; 10] = [
     },
     Row { name: "gives-up", fault: "a child that dies at start", run: gives_up::run },
     Row { name: "poison", fault: "a request that aborts the child", run: poison::run },
+    Row {
+        name: "crowd",
+        fault: "more clients than connections, some with pipes, and hand-overs",
+        run: crowd::run,
+    },
     Row { name: "soak", fault: "load with random faults: the parent", run: soak::with_faults },
     Row { name: "calm", fault: "load without faults: the child", run: soak::without_faults },
 ];

@@ -1,5 +1,6 @@
 //! Callers with the client of this project: it asks again by itself, so every call must be answered.
 
+use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use crate::tally::Fate;
 
 /// Calls that a caller makes with one client before it makes a new one.
 const CALLS: usize = 40;
+/// Calls with one pipe, beside the first, at most.
+const CALLS_OF_PIPE: usize = 4;
 /// Calls in a row without a service after which a caller gives up: it would ask for ever.
 const REFUSALS: u32 = 3;
 
@@ -84,32 +87,47 @@ async fn tell_who(caller: &mut Caller, client: &Ours) -> bool {
     }
 }
 
-/// The same with a pipe of its own for each call, half of which comes once the call is on its way.
+/// The same with pipes, each for a few calls. Half of what is in a pipe comes when the first is on its way, and who reads
+/// the rest without the first half answers wrong.
 pub(crate) async fn ask_with_pipes(mut caller: Caller) {
-    use std::io::Write as _;
-
     let mut refusals = 0;
     while !caller.seen.is_over() && refusals < REFUSALS {
         let (text, expected) = inputs::for_pipe(&mut caller.moments);
-        let statistic = inputs::statistic(&mut caller.moments);
         let input = Input { query: inputs::attached(), expected };
         let (reader, mut writer) = std::io::pipe().unwrap();
         // All of it fits into the pipe.
-        let (first, rest) = text.split_at(text.len() / 2);
-        writer.write_all(first.as_bytes()).unwrap();
+        let (half, rest) = text.split_at(text.len() / 2);
+        writer.write_all(half.as_bytes()).unwrap();
         let client = client(&caller.socket, vec![reader.into()]);
-        let request = inputs::request(statistic, input.query.clone());
-        let context = context(caller.trace_id(), Some(LIMIT));
-        let (reply, ()) = tokio::join!(client.call(context, request), async {
+        let answered = tokio::join!(ask_of_pipe(&mut caller, &client, &input, Fate::Consumed), async {
             tokio::task::yield_now().await;
             writer.write_all(rest.as_bytes()).unwrap();
             drop(writer);
         });
-        match reply {
-            Ok(reply) => caller.check(&input, statistic, &reply),
-            Err(error) => caller.note(fate(&error), || format!("{error:?}")),
+        let mut answered = answered.0;
+        for _ in 0..caller.moments.below(CALLS_OF_PIPE) {
+            answered = answered && ask_of_pipe(&mut caller, &client, &input, Fate::Spent).await;
         }
+        // Without the pipe, since a client is of no use whose pipe is lost.
+        let client = self::client(&caller.socket, Vec::new());
         refusals = if tell_who(&mut caller, &client).await { 0 } else { refusals + 1 };
+    }
+}
+
+/// One call with a pipe, whose loss means this; whether it was answered.
+async fn ask_of_pipe(caller: &mut Caller, client: &Ours, input: &Input, lost: Fate) -> bool {
+    let statistic = inputs::statistic(&mut caller.moments);
+    let context = context(caller.trace_id(), Some(LIMIT));
+    match client.call(context, inputs::request(statistic, input.query.clone())).await {
+        Ok(reply) => {
+            caller.check(input, statistic, &reply);
+            true
+        }
+        Err(error) => {
+            let fate = fate(&error);
+            caller.note(if fate == Fate::Consumed { lost } else { fate }, || format!("{error:?}"));
+            false
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Requests that abort whatever worker executes them. They fail as that, after the second death; nobody else's calls
-//! do, those beside them at both deaths neither.
+//! do, those beside them at both deaths neither. A service that nobody else calls survives them as well.
 
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use task_host::client::CallError;
 use task_proto::number::Number;
@@ -16,10 +17,12 @@ use crate::service::Service;
 use crate::tally::{Fate, Now};
 use crate::wires::Wire;
 
-/// Calls that are executing beside each of them.
+/// Calls that are executing beside each of them; in some rounds one that takes a second.
 const BESIDE: usize = 3;
 /// How soon a poisonous call must have failed on any machine.
 const GENEROUS: Duration = Duration::from_secs(20);
+/// Poisonous calls in a row to a service that nobody else calls: more than starts may fail.
+const ALONE: usize = 8;
 
 pub(crate) fn run(scale: Scale) -> Report {
     let mut report = Report::new(scale);
@@ -29,56 +32,85 @@ pub(crate) fn run(scale: Scale) -> Report {
     let mut moments = Moments::new(scale.seed, LIMIT);
     let load = Load::start(&Crew { pipes: 1, ..Crew::of(&service, scale.seed) });
     let rounds = scale.count(10, 300);
-    let (mut took, mut beside, mut crashed) = (Vec::new(), 0, 0);
-    for _ in 0..rounds {
+    let (mut took, mut calls, mut beside, mut crashed) = (Vec::new(), 0, 0, 0);
+    for round in 0..rounds {
         load.seen.until("every caller had an answer from one worker", Now::common_worker);
         let before = generation(&load);
-        let begun = std::time::Instant::now();
-        let mut ask = |wire: Wire| {
-            let trace_id = u128::from(moments.next()) << 64 | u128::from(moments.next());
-            let query = Query::numbers(vec![Number::Int(wire.number())]);
-            ours::ask_once(&service.socket(), trace_id, StatsRequest::Mean { query })
-        };
-        let neighbours: Vec<_> = (0..BESIDE).map(|_| ask(Wire::Slow)).collect();
-        let poison = ask(Wire::Abort).join().expect("it does not panic");
-        took.push(begun.elapsed());
-        match &poison {
-            Err(CallError::Crashed(crash)) => {
-                crashed += 1;
-                report.demand(crash.cause.contains("SIGABRT"), || format!("{crash:?}"));
-                report.demand(crash.generation == before + 1, || {
-                    format!("it was sent in generation {before}, and died in {}", crash.generation)
-                });
-            }
-            other => report.demand(false, || format!("the poison is answered with {other:?}")),
+        let begun = Instant::now();
+        let slow = |number| if round % 5 == 1 && number == 0 { Wire::Long } else { Wire::Slow };
+        let neighbours: Vec<_> = (0..BESIDE).map(slow).collect();
+        let neighbours = neighbours.into_iter().map(|wire| (wire, ask(&service, wire, &mut moments)));
+        let neighbours: Vec<_> = neighbours.collect();
+        // In some rounds two at once. Each dies in two workers, in one of them both.
+        let poisons = if round % 5 == 3 { 2 } else { 1 };
+        let asked: Vec<_> = (0..poisons).map(|_| ask(&service, Wire::Abort, &mut moments)).collect();
+        for poison in asked {
+            calls += 1;
+            crashed += u64::from(is_crash(&mut report, poison));
         }
-        for neighbour in neighbours {
+        took.push(begun.elapsed());
+        for (wire, neighbour) in neighbours {
             match neighbour.join().expect("it does not panic") {
-                Ok(StatsResponse::Mean(Ok(mean)))
-                    if mean.value == Number::Float(Wire::Slow.number() as f64) =>
-                {
+                Ok(StatsResponse::Mean(Ok(mean))) if mean.value == Number::Float(wire.number() as f64) => {
                     beside += 1;
                 }
                 other => report.demand(false, || format!("a call beside it is answered with {other:?}")),
             }
         }
-        load.seen.until("the worker after the second death answers", |now| {
-            now.newest.as_ref().filter(|(worker, _)| worker.generation >= before + 2).map(|_| ())
+        let deaths = 2..=2 * poisons;
+        load.seen.until("the worker after the last death answers", |now| {
+            let newest = now.newest.as_ref()?.0.generation;
+            (newest - before >= *deaths.start() && now.common_worker().is_some()).then_some(())
         });
-        let after = generation(&load);
-        report.demand(after == before + 2, || format!("{} workers died of one call", after - before));
+        let died = generation(&load) - before;
+        report.demand(deaths.contains(&died), || format!("{died} workers died of {poisons} calls"));
     }
     let tally = load.end();
-    report.count("poisonous calls", rounds as u64);
+    report.count("poisonous calls beside others", calls);
     report.count("failed as `Crashed`", crashed);
     report.count("answered beside them", beside);
     report.calls(&tally);
     report.none("innocent calls called poison", tally.of(Fate::Crashed));
-    report.count("of which the pipe was lost with the worker", tally.of(Fate::Consumed));
+    report.count("of which the pipe was lost with the worker", tally.sum(&[Fate::Consumed, Fate::Spent]));
     report.demand(took.iter().all(|took| *took < GENEROUS), || format!("{:?}", took.iter().max()));
     report.times("call to `Crashed`", took);
     serving.stop();
+    alone(&mut report, &mut moments);
     report
+}
+
+/// Nobody else calls, so every worker dies before it has answered.
+fn alone(report: &mut Report, moments: &mut Moments) {
+    let service = Service::of("tripwires", &[]);
+    let serving = service.start();
+    serving.ready();
+    let mut took = Vec::new();
+    for _ in 0..ALONE {
+        let begun = Instant::now();
+        is_crash(report, ask(&service, Wire::Abort, moments));
+        took.push(begun.elapsed());
+    }
+    let reply = ask(&service, Wire::Slow, moments).join().expect("it does not panic");
+    report.demand(reply.is_ok(), || format!("after {ALONE} of them it answers {reply:?}"));
+    report.count("one after another to a service that nobody else calls", ALONE as u64);
+    report.times("call to `Crashed` there", took);
+    serving.stop();
+}
+
+type Asked = JoinHandle<Result<StatsResponse, CallError>>;
+
+fn ask(service: &Service, wire: Wire, moments: &mut Moments) -> Asked {
+    let trace_id = u128::from(moments.next()) << 64 | u128::from(moments.next());
+    let query = Query::numbers(vec![Number::Int(wire.number())]);
+    ours::ask_once(&service.socket(), trace_id, StatsRequest::Mean { query })
+}
+
+/// Whether this call fails as what workers die of.
+fn is_crash(report: &mut Report, poison: Asked) -> bool {
+    let reply = poison.join().expect("it does not panic");
+    let is_crash = matches!(&reply, Err(CallError::Crashed(crash)) if crash.cause.contains("SIGABRT"));
+    report.demand(is_crash, || format!("the poison is answered with {reply:?}"));
+    is_crash
 }
 
 fn generation(load: &Load) -> u64 {

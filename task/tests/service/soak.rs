@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::house::{children, field, figure, stop, try_kill, until};
+use crate::house::{children, field, figure, send, stop, try_kill, until};
 use crate::load::{Crew, Load};
 use crate::moments::Moments;
 use crate::report::{Report, Scale};
@@ -79,7 +79,7 @@ pub(crate) fn with_faults(scale: Scale) -> Report {
     serving.ready();
     let crew = Crew { pipes: 1, plain: 1, ..Crew::of(&service, scale.seed) };
     let mut moments = Moments::new(scale.seed, BETWEEN_FAULTS);
-    let [mut kills, mut hand_overs, mut stops] = [0; 3];
+    let [mut kills, mut terms, mut hand_overs, mut stops] = [0; 4];
     let mut harm = |load: &Load| {
         let worker = load.seen.until("every caller had an answer from one worker", Now::common_worker);
         match moments.below(20) {
@@ -91,6 +91,10 @@ pub(crate) fn with_faults(scale: Scale) -> Report {
             1..=4 => {
                 hand_overs += 1;
                 serving.signal(Signal::HUP);
+            }
+            5..=6 => {
+                terms += 1;
+                send(worker, Signal::TERM).unwrap();
             }
             _ => {
                 kills += 1;
@@ -107,8 +111,9 @@ pub(crate) fn with_faults(scale: Scale) -> Report {
     report.count("kills", kills);
     report.count("hand-overs", hand_overs);
     report.count("SIGSTOPs", stops);
+    report.count("stray SIGTERMs", terms);
     report.calls(&tally);
-    report.count("of which the pipe was lost with the worker", tally.of(Fate::Consumed));
+    report.count("of which the pipe was lost with the worker", tally.sum(&[Fate::Consumed, Fate::Spent]));
     report.none("called poison", tally.of(Fate::Crashed));
     compare(&mut report, scale, &looks);
     serving.stop();

@@ -29,6 +29,8 @@ pub(crate) enum Fate {
     Missing,
     /// Our client says that its pipe had been begun by a worker that died.
     Consumed,
+    /// The same of a later call with the same pipe: the first had read it.
+    Spent,
     /// Our client says that it is what its workers died of.
     Crashed,
     /// No answer within [`LIMIT`].

@@ -1,0 +1,39 @@
+//! More clients than a worker takes connections, and hand-overs: they make room for each other between their calls, and
+//! none notices.
+
+use rustix::process::Signal;
+
+use crate::load::{Crew, Load};
+use crate::report::{Report, Scale};
+use crate::service::Service;
+use crate::tally::{Fate, Now};
+
+/// A worker takes 64 connections.
+const CALLERS: usize = 90;
+/// Some of them with pipes.
+const PIPES: usize = 10;
+
+pub(crate) fn run(scale: Scale) -> Report {
+    let mut report = Report::new(scale);
+    let service = Service::new(&[]);
+    let serving = service.start();
+    serving.ready();
+    let load = Load::start(&Crew { ours: CALLERS - PIPES, pipes: PIPES, ..Crew::of(&service, scale.seed) });
+    let hand_overs = scale.count(5, 100);
+    for _ in 0..hand_overs {
+        let worker = load.seen.until("every caller had an answer from one worker", Now::common_worker);
+        serving.signal(Signal::HUP);
+        load.seen.until("every caller had an answer from the next worker", |now| {
+            now.common_worker().filter(|now| *now != worker)
+        });
+    }
+    let tally = load.end();
+    report.count("clients", CALLERS as u64);
+    report.count("hand-overs", hand_overs as u64);
+    report.calls(&tally);
+    report.none("of which the pipe was lost though no worker died", tally.of(Fate::Consumed));
+    report.count("that asked again of a pipe which an earlier connection had read", tally.of(Fate::Spent));
+    report.none("called poison", tally.of(Fate::Crashed));
+    serving.stop();
+    report
+}
