@@ -10,6 +10,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
+use rustix::net::{SendFlags, send};
 use rustix::time::{ClockId, clock_gettime};
 use task_proto::limits::NOTIFY;
 
@@ -61,8 +62,10 @@ impl Notifier {
         }
         // A line break would begin another assignment.
         let _ = writeln!(text, "STATUS={}", status.replace(['\n', '\r'], " "));
-        if let Err(error) = socket.send(text.as_bytes()) {
-            tracing::debug!("the service manager was not told {news:?}: {error}");
+        // Words for people wait for nobody: a manager that does not read must not delay the next worker.
+        let flags = if news.is_some() { SendFlags::empty() } else { SendFlags::DONTWAIT };
+        if let Err(errno) = send(socket, text.as_bytes(), flags | SendFlags::NOSIGNAL) {
+            tracing::debug!("the service manager was not told {news:?}: {errno}");
         }
     }
 }

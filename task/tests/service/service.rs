@@ -1,6 +1,7 @@
 //! `task serve` in a house of its own, and what can be seen of it from outside.
 
 use std::fs;
+use std::net::Shutdown;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -107,6 +108,8 @@ impl Serving<'_> {
             let mut notice = [0; 4096];
             let length = self.notices.recv(&mut notice).unwrap();
             if notice[..length].split(|&byte| byte == b'\n').any(|line| line == b"READY=1") {
+                // Nobody reads on: whatever else it says there must not hold it up.
+                self.notices.shutdown(Shutdown::Both).unwrap();
                 return true;
             }
         }
