@@ -21,7 +21,7 @@ const NONE: &str = "no service is running at";
 
 fn serves(home: &Home, words: &[&str]) -> Running {
     let service = home.task([&["serve"], words].concat()).starts(Stdio::piped());
-    service.hears("ready in");
+    service.hears(" ready in ");
     service
 }
 
@@ -213,7 +213,7 @@ fn a_log_that_cannot_be_written_is_one_warning_and_the_service_goes_on() {
     let home = Home::new();
     let file = home.file("file", "");
     let service = home.task(["serve"]).with(|c| c.env("XDG_STATE_HOME", &file)).starts(Stdio::piped());
-    service.hears("ready in");
+    service.hears(" ready in ");
     for _ in 0..3 {
         answers(&home);
         home.task(["restart"]).ends_beside_others().answers_anything();
@@ -355,6 +355,7 @@ fn a_second_signal_ends_a_service_whose_worker_does_not() {
         let ended = service.ends();
         assert_eq!(ended.status.code(), Some(0), "{ended}");
         assert!(ended.stderr.contains("killed by SIGKILL"), "{ended}");
+        assert!(ended.stderr.contains("ending at once"), "not by the limit of the drain: {ended}");
     }
 }
 
@@ -367,7 +368,7 @@ fn quit_ends_a_service_at_once_and_shows_in_its_status() {
             ["-c", &format!("ulimit -c 0; exec {TASK} serve --rpc-bin {}", example("ignores_sigterm"))],
         )
         .starts(Stdio::piped());
-    service.hears("ready in");
+    service.hears(" ready in ");
     signal(&service, Signal::QUIT);
     service.ends().died_of(Signal::QUIT);
 }
@@ -376,7 +377,7 @@ fn quit_ends_a_service_at_once_and_shows_in_its_status() {
 fn under_nohup_a_hang_up_changes_nothing() {
     let home = Home::new();
     let service = home.run("sh", ["-c", &format!("trap '' HUP; exec {TASK} serve")]).starts(Stdio::piped());
-    service.hears("ready in");
+    service.hears(" ready in ");
     signal(&service, Signal::HUP);
     // Were it heard, it would be so before this.
     home.task(["restart"]).ends_beside_others().answers("generation 2 serves\n");
@@ -387,12 +388,12 @@ fn under_nohup_a_hang_up_changes_nothing() {
 fn a_service_ends_with_the_terminal_that_it_was_started_on() {
     let home = Home::new();
     let mut terminal = Terminal::start(&home, &["serve"]);
-    terminal.shows("ready in");
+    terminal.shows(" ready in ");
     let pid = pid_of(&status(&home)["pid"]);
     // A hang-up from elsewhere is a reload: its terminal is there.
     kill_process(pid, Signal::HUP).unwrap();
     terminal.shows("generation=2");
-    terminal.shows("ready in");
+    terminal.shows(" ready in ");
     let status = terminal.hangs_up();
     assert_eq!(status.code(), Some(0), "{status}");
     let log = fs::read_to_string(home.path("state/task/log/serve.jsonl")).unwrap();

@@ -45,7 +45,7 @@ fn a_socket_that_is_handed_over_is_served_and_stays() {
     for _ in 0..2 {
         let copy = listener.try_clone().unwrap();
         let service = given(&home, copy, "LISTEN_PID=$$ LISTEN_FDS=1").starts(Stdio::piped());
-        service.hears("ready in");
+        service.hears(" ready in ");
         answers(&path);
         home.task(["restart"]).ends_beside_others().answers("generation 2 serves\n");
         answers(&path);
@@ -81,7 +81,7 @@ fn a_socket_that_was_meant_for_another_process_is_not_taken() {
     let home = Home::new();
     let listener = UnixListener::bind(home.path("theirs.sock")).unwrap();
     let service = given(&home, listener, "LISTEN_PID=1 LISTEN_FDS=1").starts(Stdio::piped());
-    service.hears("ready in");
+    service.hears(" ready in ");
     answers(&home.path("runtime/task/rpc.sock"));
     kill_process(service.pid(), Signal::TERM).unwrap();
     assert_eq!(service.ends().status.code(), Some(0));
@@ -100,7 +100,7 @@ fn systemds_own_tool_starts_the_service_at_the_first_connection() {
     let service = home.run(tool, words).starts(Stdio::piped());
     service.hears("Listening on");
     answers(&path);
-    service.hears("ready in");
+    service.hears(" ready in ");
     answers(&path);
     kill_process(service.pid(), Signal::TERM).unwrap();
     assert_eq!(service.ends_beside_others().status.code(), Some(0));
@@ -188,7 +188,7 @@ fn a_service_manager_that_is_not_there_or_does_not_read_holds_nothing_up() {
     let path = home.path("notify");
     let serves = || {
         let service = home.task(["serve"]).with(|c| c.env("NOTIFY_SOCKET", &path)).starts(Stdio::piped());
-        service.hears("ready in");
+        service.hears(" ready in ");
         for _ in 0..10 {
             home.task(["restart"]).ends_beside_others();
         }
