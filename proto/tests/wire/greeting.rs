@@ -45,7 +45,7 @@ fn the_first_message_says_who_serves_and_no_request_is_needed_for_it() {
         let first = Raw::new(ours).message().await.unwrap();
         assert_eq!(first.request_id, GREETING_ID);
         let said = first.message.unwrap_err().detail;
-        assert_eq!(said, r#"{"instance":"run-1","generation":7}"#);
+        assert_eq!(said, r#"{"instance":"run-1","generation":7,"connection":3}"#);
     });
 }
 
