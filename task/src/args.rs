@@ -411,7 +411,7 @@ const AFTER_HELP: &str = "Exit status:
   0    answered
   1    the data or the call is at fault
   2    the command line is at fault
-  3    no service is running (status, restart, stop)
+  3    no service is running (call, status, restart, stop)
   124  no answer within --timeout
   SIGINT, SIGTERM, SIGHUP and SIGQUIT end it after it has cleaned up; SIGPIPE
   ends it when standard output is closed.
@@ -426,7 +426,7 @@ Environment:
 Files:
   task-rpc beside task, or --rpc-bin     the worker
   $XDG_RUNTIME_DIR/task or /tmp/task-UID  the worker's socket, while it runs
-  $XDG_STATE_HOME/task/log/runs.jsonl    what happened; see task logs";
+  $XDG_STATE_HOME/task/log              what happened: runs.jsonl, serve.jsonl";
 
 const CALL_HELP: &str =
     "The input and the output are those of task --only METHOD; with --json the answer is the
