@@ -285,6 +285,8 @@ impl State {
     }
 
     fn spawn(&mut self, policy: &Policy) -> Vec<Action> {
+        // Whoever asked for a hand-over before this wants no other worker than this one.
+        self.again = false;
         self.latest += 1;
         self.workers.push((self.latest, Role::Starting));
         vec![Action::Spawn(self.latest), Action::Arm(Timer::Start(self.latest), policy.start)]
@@ -299,7 +301,7 @@ impl State {
     /// One hand-over at a time: only where nobody but the one that serves is left.
     fn begin_hand_over(&mut self, policy: &Policy) -> Vec<Action> {
         let alone = self.workers.len() == 1 && self.in_role(Role::Serving).is_some();
-        if alone && std::mem::take(&mut self.again) { self.spawn(policy) } else { Vec::new() }
+        if alone && self.again { self.spawn(policy) } else { Vec::new() }
     }
 
     fn abandon(&mut self, generation: u64, hopeless: bool) -> Vec<Action> {

@@ -223,6 +223,16 @@ fn a_worker_that_a_stranger_told_to_end_has_a_successor_at_once() {
 }
 
 #[test]
+fn a_worker_that_a_death_brought_is_the_one_that_a_waiting_hand_over_asked_for() {
+    // The third begins after the request that waits for the first to have drained.
+    let events =
+        [Event::Ready(1), Event::HandOver, Event::Ready(2), Event::HandOver, proved(2), Event::Ready(3)];
+    let (state, actions) = after(&SERVICE, &events);
+    has(&actions, &[Action::Serve(3)]);
+    assert_eq!(state.next(proved(1), Duration::ZERO, &SERVICE).0.latest, 3, "nobody asked for a fourth");
+}
+
+#[test]
 fn a_sick_worker_is_killed_and_what_follows_is_the_policys_business() {
     let (_, actions) = after(&SERVICE, &[Event::Ready(1), Event::Sick(1)]);
     has(&actions, &[Action::Kill(1), Action::Arm(Timer::Kill(1), KILL)]);
