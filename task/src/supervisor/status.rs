@@ -101,18 +101,25 @@ impl Status {
         self.is_ended() || matches!(self.phase, ServicePhase::Serving { .. })
     }
 
+    /// It serves, or is gone, or was before one of which this is known: there will be no first news of it.
+    fn has_known(&self, generation: u64) -> bool {
+        let serving = self.workers.iter().map(|worker| worker.generation);
+        serving.chain(self.deaths.iter().map(|death| death.generation)).any(|known| known >= generation)
+    }
+
     fn has_died(&self, generation: u64) -> bool {
         self.deaths.iter().any(|death| death.generation == generation)
     }
 }
 
-/// What is known of a connection to this generation that was lost: its end may be noticed a little
-/// later than that of its connections, so for [`DEATH_NOTICE`] it is waited for.
+/// What is known of a connection to this generation that was lost: its end may be noticed a little later than that of
+/// its connections, and so may its start than that of the first of them, so for [`DEATH_NOTICE`] it is waited for.
 pub async fn verdict(mut status: watch::Receiver<Status>, generation: u64, connection: u64) -> Verdict {
     let decided = |status: &Status| {
         status.has_died(generation)
             || status.is_ended()
-            || !status.workers.iter().any(|worker| worker.generation == generation)
+            || status.has_known(generation)
+                && !status.workers.iter().any(|worker| worker.generation == generation)
     };
     // Too late or too early: what is known now decides.
     let _ = timeout(DEATH_NOTICE, status.wait_for(decided)).await;
@@ -126,5 +133,43 @@ pub async fn verdict(mut status: watch::Receiver<Status>, generation: u64, conne
             Verdict::Alive { consumed }
         }
         None => Verdict::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::FutureExt as _;
+
+    use super::*;
+    use crate::supervisor::ExitCause;
+
+    fn death(generation: u64) -> Arc<PostMortem> {
+        Arc::new(PostMortem {
+            generation,
+            pid: 5,
+            cause: ExitCause::Signal(9),
+            sickness: None,
+            lived: Duration::ZERO,
+            stderr_tail: Vec::new(),
+            pipes_closed: true,
+            scoreboard: None,
+        })
+    }
+
+    #[tokio::test]
+    async fn the_death_of_a_worker_that_served_before_its_host_knew_is_waited_for() {
+        let (news, status) = watch::channel(Status { deaths: vec![death(1)], ..Status::default() });
+        let mut verdict = Box::pin(verdict(status, 2, 1));
+        assert!(futures::poll!(&mut verdict).is_pending());
+        news.send_modify(|status| status.deaths.push(death(2)));
+        assert!(matches!(verdict.await, Verdict::Died { death, .. } if death.generation == 2));
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_is_forgotten_is_not_waited_for() {
+        let (_news, status) = watch::channel(Status { deaths: vec![death(3)], ..Status::default() });
+        assert_eq!(verdict(status, 2, 1).now_or_never(), Some(Verdict::Unknown));
     }
 }
