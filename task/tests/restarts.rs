@@ -169,10 +169,33 @@ async fn a_worker_that_a_stranger_told_to_end_is_replaced_before_it_is_gone() {
     kill_process(first, Signal::TERM).unwrap();
     supervisor.status().wait_for(|status| status.workers.len() == 2).await.unwrap();
     assert_eq!(pid_and_generation(&supervisor).await.1, 2);
+    assert_eq!(supervisor.report().last_restart.unwrap().reason, "told to end by somebody else");
     drop(writer);
     assert_eq!(call.await.unwrap().unwrap().count, 1, "what it was asked is answered");
     supervisor.status().wait_for(|status| status.died == 1).await.unwrap();
     supervisor.stop().await;
+}
+
+#[tokio::test]
+async fn a_call_that_waits_for_a_worker_ends_with_the_service_that_has_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_run, supervisor) = serve(directory.path(), "test -e broken && exit 3");
+    let (first, _) = pid_and_generation(&supervisor).await;
+    let (reader, _writer) = std::io::pipe().unwrap();
+    let client = Client::<StatsRequest, StatsResponse>::new(&supervisor, vec![reader.into()], |_| true);
+    let stats = StatsClient::from(client);
+    assert!(stats.ping(client::context(7, Some(LIMIT))).await.is_ok());
+    std::fs::write(directory.path().join("broken"), "").unwrap();
+    kill_process(first, Signal::KILL).unwrap();
+    supervisor.status().wait_for(|status| status.died == 1).await.unwrap();
+    // Of the pipe nothing was read, so it waits with the call in the backlog.
+    match stats.ping(client::context(8, Some(LIMIT))).await.map_err(CallError::from) {
+        Err(CallError::Ended { outcome, ended: Ended::StartFailed(failure) }) => {
+            assert_eq!(outcome, client::Outcome::NeverSent);
+            assert!(failure.to_string().contains("exited 3 before it was ready"), "{failure}");
+        }
+        answer => panic!("{answer:?}"),
+    }
 }
 
 #[tokio::test]

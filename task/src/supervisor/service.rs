@@ -56,6 +56,8 @@ pub(super) struct Service {
     failure: Option<Arc<StartFailure>>,
     /// The worker that died last.
     last_death: Option<Arc<PostMortem>>,
+    /// Why another worker is needed; `None`: somebody asked for one.
+    need: Option<String>,
     /// The socket file is gone, by us.
     unlinked: bool,
 }
@@ -98,6 +100,7 @@ impl Service {
             waiting: Vec::new(),
             failure: None,
             last_death: None,
+            need: None,
             unlinked: false,
         };
         service.perform(first);
@@ -145,6 +148,7 @@ impl Service {
             Order::HandOver(reply) => {
                 self.waiting.retain(|(_, reply)| !reply.is_closed());
                 self.waiting.push((self.state.latest + 1, reply));
+                self.need = None;
                 Event::HandOver
             }
         }
@@ -182,13 +186,16 @@ impl Service {
                 worker.fault = Some(StartFault::Handshake(error));
                 Event::Refused { generation, hopeless: false }
             }
-            Report::Leaving => Event::Leaving(generation),
+            Report::Leaving => {
+                self.need = Some("told to end by somebody else".to_owned());
+                Event::Leaving(generation)
+            }
             Report::Sick => Event::Sick(generation),
             Report::SpawnFailed(error) => {
                 tracing::info!(generation, "cannot spawn {}: {error}", self.spec.name());
                 let hopeless = is_hopeless(&error);
                 self.failed_to_start(generation, StartFault::Spawn(error), Vec::new());
-                self.workers.remove(&generation);
+                self.remove(generation);
                 Event::SpawnFailed { generation, hopeless }
             }
             Report::Exited(death) => self.bury(generation, death),
@@ -219,6 +226,9 @@ impl Service {
         // One that dies of a call could start: else whoever sends such a call to an idle service could end it.
         let answered = death.scoreboard.as_ref().is_some_and(|seen| seen.calls_total > 0);
         let proved = answered || !executing.is_empty() || death.lived >= FAILED_STARTS_WITHIN;
+        if role == Some(Role::Serving) {
+            self.need = Some(death.why());
+        }
         if let Some(worker) = worker {
             if matches!(role, Some(Role::Starting | Role::Abandoned { .. })) {
                 let fault = worker.fault.unwrap_or(StartFault::Died(death.cause));
@@ -249,7 +259,13 @@ impl Service {
         } else if matches!(self.policy.restart, RestartPolicy::FailedStarts(_)) {
             tracing::warn!(generation, "{failure}");
         }
+        self.need = Some(failure.fault.to_string());
         self.failure = Some(Arc::new(failure));
+    }
+
+    fn remove(&mut self, generation: u64) -> Option<Worker> {
+        self.status.send_modify(|status| status.workers.retain(|worker| worker.generation != generation));
+        self.workers.remove(&generation)
     }
 
     /// Whose fault was it? Not asked when we ended it ourselves, but for a hang.
@@ -301,16 +317,14 @@ impl Service {
                 }
                 Action::Kill(generation) => self.signal(generation, Signal::KILL),
                 Action::Forget(generation) => {
-                    if let Some(worker) = self.workers.remove(&generation) {
+                    if let Some(worker) = self.remove(generation) {
                         tracing::error!(
                             pid = worker.pid,
                             generation,
                             "does not die of SIGKILL; left to the kernel"
                         );
                         worker.task.abort();
-                        self.status.send_modify(|status| {
-                            status.workers.retain(|other| other.generation != generation);
-                        });
+                        self.need = Some("does not die of SIGKILL".to_owned());
                     }
                 }
                 Action::End(outcome) => self.end(outcome),
@@ -352,8 +366,8 @@ impl Service {
         self.workers.insert(generation, worker);
         if generation > 1 {
             let handing_over = self.state.in_role(Role::Serving).is_some();
-            let why = self.last_death.as_ref().map(|death| death.why()).filter(|_| !handing_over);
-            let reason = why.unwrap_or_else(|| "hand-over".to_owned());
+            let need = self.need.take().filter(|_| !handing_over);
+            let reason = need.unwrap_or_else(|| "hand-over".to_owned());
             self.status.send_modify(|status| {
                 status.restarts += 1;
                 status.last_restart = Some(Restart { time: record::now().to_string(), reason });
