@@ -93,8 +93,10 @@ impl Generation {
             tokio::select! {
                 biased;
                 answer = receive(&lifeline), if listens => match answer {
-                    Ok(Answer::Ready(ready)) if !serves => {
+                    Ok(Answer::Ready(said)) if !serves => {
                         serves = true;
+                        // Which process it is nobody needs to believe it.
+                        let ready = Ready { pid: worker.pid(), ..said };
                         looks.reset();
                         last_look = Instant::now();
                         tracing::info!("ready in {:.1} ms", started.elapsed().as_secs_f64() * 1e3);
