@@ -177,6 +177,8 @@ pub const SWEEP: usize = 1024;
 
 /// Hand-overs that SIGHUP may have asked for: one under way, and one that begins after it.
 pub const PENDING_RELOADS: usize = 2;
+/// For a host's answer to a control call: it has it at hand, so one that is silent is stopped or hangs.
+pub const CONTROL: Duration = Duration::from_secs(5);
 /// Connections of a control socket that are served at once: a few people and scripts, and clients whose call was lost.
 pub const CONTROL_CONNECTIONS: usize = 16;
 /// Calls in flight on each of them.

@@ -181,7 +181,7 @@ pub fn failure(asking: &Asking, names: &[String], error: AskError) -> Failure {
 }
 
 /// A service that was not even reached.
-fn unreachable(place: PathBuf, cause: &ConnectError) -> Failure {
+pub fn unreachable(place: PathBuf, cause: &ConnectError) -> Failure {
     let kind = match cause {
         ConnectError::Missing | ConnectError::Refused => return Failure::NoService { place },
         ConnectError::Full => CallKind::BacklogFull,

@@ -94,9 +94,7 @@ pub enum Failure {
     #[error("not restarted: {0}")]
     NotRestarted(String),
     /// Workers died one after another before they had answered anything.
-    #[error(
-        "gave up: the worker was {why}, and those before it died likewise, before they had answered a call"
-    )]
+    #[error("gave up: workers die before they have answered a call, the last one {why}")]
     GaveUp {
         /// What became of the last.
         why: String,
@@ -159,6 +157,8 @@ pub enum CallKind {
     PermissionDenied,
     /// Its socket is none. Nothing was sent.
     NoSocket,
+    /// It runs but does not answer.
+    NoAnswer,
     /// The call was not sent.
     NeverSent,
     /// The call may have been executed, and there is no telling.

@@ -11,7 +11,8 @@ use task_host::screen::Escaped;
 use task_proto::handshake::Sandbox;
 
 use crate::args::{ControlCall, ControlConfig};
-use crate::exit::{self, Failure};
+use crate::ask;
+use crate::exit::{self, CallKind, Failure};
 
 /// Asks, and shows what the service says.
 pub fn run(call: ControlCall, config: &ControlConfig) -> Result<(), Failure> {
@@ -50,7 +51,9 @@ fn failure(error: ControlError, directory: &Path) -> Failure {
     match error {
         ControlError::NoService => Failure::NoService { place: directory.to_owned() },
         ControlError::Refused(why) => Failure::NotRestarted(why),
-        ControlError::Connect(_) | ControlError::Lost(_) => Failure::Internal(error.to_string()),
+        ControlError::Connect(cause) => ask::unreachable(directory.join(CONTROL_SOCKET), &cause),
+        ControlError::Silent => Failure::Call { kind: CallKind::NoAnswer, message: error.to_string() },
+        ControlError::Lost(_) => Failure::Call { kind: CallKind::OutcomeUnknown, message: error.to_string() },
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::pin::pin;
+use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tarpc::client::{Config, RpcError};
 use tarpc::context::Context;
-use task_proto::limits::DEATH_NOTICE;
+use task_proto::limits::{CONTROL, DEATH_NOTICE, HAND_OVER, VERDICT};
 use task_proto::wire::{self, ConnectError, FdStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -35,6 +36,9 @@ pub enum ControlError {
     /// There is one, but it cannot be reached.
     #[error("cannot connect: {0}")]
     Connect(#[source] ConnectError),
+    /// It says nothing.
+    #[error("the service does not answer: its process is stopped, or hangs")]
+    Silent,
     /// The connection ended before the answer came.
     #[error("the service ended before it answered")]
     Lost(#[source] RpcError),
@@ -67,12 +71,12 @@ impl Caller {
 
     /// How the service stands.
     pub async fn status(&self) -> Result<Report, ControlError> {
-        self.client.status(context()).await.map_err(ControlError::Lost)
+        Ok(self.client.status(context(CONTROL)).await?)
     }
 
     /// Starts the next generation, and returns its number once it serves in place of the last.
     pub async fn restart(&self) -> Result<u64, ControlError> {
-        self.client.restart(context()).await.map_err(ControlError::Lost)?.map_err(ControlError::Refused)
+        self.client.restart(context(HAND_OVER + CONTROL)).await?.map_err(ControlError::Refused)
     }
 
     /// What is known of a connection to this generation, of the host whose run is called `instance`.
@@ -82,19 +86,17 @@ impl Caller {
         generation: u64,
         connection: u64,
     ) -> Result<Verdict, ControlError> {
-        self.client
-            .verdict(context(), instance.to_owned(), generation, connection)
-            .await
-            .map_err(ControlError::Lost)
+        Ok(self.client.verdict(context(VERDICT), instance.to_owned(), generation, connection).await?)
     }
 
     /// Stops the service, and waits until its process is gone.
     pub async fn stop(mut self) -> Result<(), ControlError> {
-        match self.client.stop(context()).await {
+        match self.client.stop(context(CONTROL)).await {
             Ok(()) => {
                 self.gone().await;
                 Ok(())
             }
+            Err(RpcError::DeadlineExceeded) => Err(ControlError::Silent),
             // It may have ended for another reason.
             Err(lost) => timeout(DEATH_NOTICE, self.gone()).await.map_err(|_| ControlError::Lost(lost)),
         }
@@ -115,6 +117,15 @@ impl Drop for Caller {
     }
 }
 
-fn context() -> Context {
-    client::context(rand::random(), None)
+impl From<RpcError> for ControlError {
+    fn from(error: RpcError) -> Self {
+        match error {
+            RpcError::DeadlineExceeded => ControlError::Silent,
+            lost => ControlError::Lost(lost),
+        }
+    }
+}
+
+fn context(limit: Duration) -> Context {
+    client::context(rand::random(), Some(limit))
 }

@@ -250,6 +250,25 @@ fn with_nothing_running_status_restart_and_stop_say_so() {
 }
 
 #[test]
+fn a_service_that_is_stopped_or_behind_something_else_than_a_socket_is_not_waited_for() {
+    let home = Home::new();
+    let service = serves(&home, &[]);
+    signal(&service, Signal::STOP);
+    let ended = ["status", "stop"].map(|command| home.task([command, "--json"]).ends_beside_others());
+    signal(&service, Signal::CONT);
+    for ended in ended {
+        assert_eq!((ended.status.code(), ended.stdout.as_str()), (Some(1), ""), "{ended}");
+        assert_eq!(ended.json_error()["kind"], "no_answer", "{ended}");
+    }
+    stopped(service);
+
+    fs::write(home.path("runtime/task/control.sock"), "").unwrap();
+    let ended = home.task(["status", "--json"]).ends_beside_others();
+    assert_eq!(ended.status.code(), Some(1));
+    assert_eq!(ended.json_error()["kind"], "no_socket", "{ended}");
+}
+
+#[test]
 fn status_tells_people_and_programs_how_the_service_stands() {
     let home = Home::new();
     let service = serves(&home, &[]);
