@@ -88,10 +88,10 @@ pub const DEATH_NOTICE: Duration = Duration::from_secs(1);
 /// For another host's verdict on a call: it waits [`DEATH_NOTICE`] itself.
 pub const VERDICT: Duration = Duration::from_secs(3);
 
-/// Foreign SIGKILLs that a call may be executing at before it counts as their cause: the kernel's, when memory is
-/// short, look like anybody's.
-pub const FOREIGN_KILLS: u32 = 5;
-/// From this number of such kills on it takes its turn like other suspects; one or two are somebody's whim.
+/// Deaths that a call may be executing at before it counts as their cause, when others were executing beside it or
+/// somebody sent SIGKILL: the kernel's, when memory is short, look like anybody's.
+pub const WEAK_DEATHS: u32 = 5;
+/// From this number of SIGKILLs on it takes its turn like other suspects; one or two are somebody's whim.
 pub const FOREIGN_KILLS_SUSPECT: u32 = 3;
 /// A worker that lived so long without a suspect's call will not get it: clients send a call again at once.
 pub const SUSPECT: Duration = Duration::from_secs(10);
@@ -99,7 +99,11 @@ pub const SUSPECT: Duration = Duration::from_secs(10);
 pub const HAND_OVER: Duration = START.saturating_add(DRAIN);
 /// Between two tries to say hello while the system has too many descriptors under way: there is no event to wait for.
 pub const HELLO_RETRY: Duration = Duration::from_millis(10);
-/// Deaths of a worker's own making that a call may be executing at.
+/// How long a suspect that begins to execute is on trial, and no other call begins: what kills a worker mostly does it
+/// at once, and others wait no longer than for a restart.
+pub const TRIAL: Duration = Duration::from_millis(250);
+/// Deaths of a worker's own making that a call may be executing at, the last time alone or on
+/// trial.
 pub const OWN_DEATHS: u32 = 2;
 
 /// Reports, orders and signals of one supervisor that may wait: a worker sends at most three reports, and is sent

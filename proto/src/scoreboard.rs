@@ -54,6 +54,8 @@ const CONSUMING: usize = 5;
 const CONSUMED: usize = 6;
 const ACTIVITY: usize = 7;
 const NAME: usize = 8;
+/// Whether it is on trial.
+const TRIAL: usize = NAME + NAME_WORDS;
 const NAME_WORDS: usize = METHOD / WORD;
 
 const WORDS: usize = SLOTS_AT + SLOTS * SLOT;
@@ -195,6 +197,8 @@ pub struct Call {
     pub consumed: u64,
     /// What it is at.
     pub activity: Activity,
+    /// It is a suspect that has just begun to execute, and no other call has begun since.
+    pub on_trial: bool,
 }
 
 /// What a call is at, as far as its code says.
@@ -235,6 +239,7 @@ impl Call {
             consuming: words[CONSUMING] != 0,
             consumed: words[CONSUMED],
             activity: Activity::ALL[words[ACTIVITY] as usize % Activity::ALL.len()],
+            on_trial: words[TRIAL] != 0,
         }
     }
 }

@@ -1,12 +1,15 @@
-//! Calls that earlier workers died with: suspects take turns, so that a second death names one, and a call that was
+//! Calls that earlier workers died with: suspects take turns, each at first on trial, so that a second death names one, and a call that was
 //! named is not executed again.
 
 use std::collections::{HashMap, HashSet};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use task_proto::crash::{Condemned, Crash, TraceId};
+use task_proto::limits::TRIAL;
 use task_proto::scoreboard::{Activity, Progress};
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, RwLock};
+use tokio::time::sleep;
 
 /// What the host says of such calls, by their trace ids.
 #[derive(Debug, Default)]
@@ -14,6 +17,8 @@ pub(crate) struct Blamed {
     suspects: HashSet<TraceId>,
     condemned: HashMap<TraceId, Crash>,
     turns: Turns,
+    /// Locked for writing by a suspect on trial; all others pass through it as readers before they begin.
+    trials: RwLock<()>,
 }
 
 /// Locked by whoever has the turn.
@@ -23,7 +28,7 @@ impl Blamed {
     pub(crate) fn new(suspects: Vec<TraceId>, condemned: Vec<Condemned>) -> Self {
         let condemned = condemned.into_iter().map(|Condemned { trace_id, crash }| (trace_id, crash));
         let (suspects, condemned) = (suspects.into_iter().collect(), condemned.collect());
-        Blamed { suspects, condemned, turns: Turns::default() }
+        Blamed { suspects, condemned, turns: Turns::default(), trials: RwLock::default() }
     }
 
     /// What a condemned call is answered with.
@@ -40,6 +45,32 @@ impl Blamed {
             Turn { turns: Arc::clone(&self.turns), progress: progress.clone(), held: Mutex::default() };
         turn.take().await;
         Some(Arc::new(turn))
+    }
+
+    /// Executes a call. A suspect, which has its turn, is on trial at first: no other call begins meanwhile, so that a
+    /// death is its own.
+    pub(crate) async fn execute<F: Future>(&self, suspect: bool, progress: &Progress, call: F) -> F::Output {
+        if self.suspects.is_empty() {
+            return call.await;
+        }
+        if !suspect {
+            progress.enter(Activity::Held);
+            drop(self.trials.read().await);
+            progress.enter(Activity::Running);
+            return call.await;
+        }
+        let trial = self.trials.write().await;
+        progress.set_on_trial(true);
+        let mut call = pin!(call);
+        tokio::select! {
+            biased;
+            answer = &mut call => answer,
+            () = sleep(TRIAL) => {
+                progress.set_on_trial(false);
+                drop(trial);
+                call.await
+            }
+        }
     }
 }
 

@@ -50,7 +50,9 @@ impl<S: Serve> Serve for Observed<S> {
             Err(crash.to_error())
         } else {
             turn = blamed.turn(trace_id, &progress).await;
-            Turn::scope(turn.clone(), progress.clone().scope(self.service.serve(context, request))).await
+            let call =
+                Turn::scope(turn.clone(), progress.clone().scope(self.service.serve(context, request)));
+            blamed.execute(turn.is_some(), &progress, call).await
         };
         if answer.is_err() {
             progress.fail();

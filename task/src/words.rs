@@ -134,7 +134,11 @@ mod tests {
                 "usage",
                 "task: \"mean\" is no number, file or command; for the mean alone: --only mean; see task --help",
             ),
-            ("serve", "usage", "task: \"serve\" is no number, file or command; see task --help"),
+            (
+                "server",
+                "usage",
+                "task: \"server\" is no number, file or command; the nearest command is \"serve\"; see task --help",
+            ),
             ("x", "usage", "task: \"x\" is no number, file or command; see task --help"),
         ] {
             assert_eq!(said(word), (kind.to_owned(), text.to_owned()), "{word}");

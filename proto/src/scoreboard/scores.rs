@@ -10,7 +10,7 @@ use super::map::Map;
 use super::{
     ACTIVITY, Activity, BEGUN, CALLS_FAILED, CALLS_TOTAL, CONNECTIONS, CONNECTIONS_TOTAL, CONSUMED,
     CONSUMING, FREE, HEARTBEAT, IN_FORCE, LATENCIES, Latencies, MAGIC, NAME, NAME_WORDS, NUMBER, OVER, PHASE,
-    PROGRESSED, ROW, ROWS_AT, SLOT, SLOTS_USED, STARTED, STATE, TRACE, WORD, WRITING, now, slot_at,
+    PROGRESSED, ROW, ROWS_AT, SLOT, SLOTS_USED, STARTED, STATE, TRACE, TRIAL, WORD, WRITING, now, slot_at,
 };
 use crate::limits::{CONNECTION_ROWS, METHOD, SLOTS};
 
@@ -96,6 +96,7 @@ impl Scores {
             self.word(at + CONSUMING).store(0, Relaxed);
             self.word(at + CONSUMED).store(0, Relaxed);
             self.word(at + ACTIVITY).store(Activity::Running as u64, Relaxed);
+            self.word(at + TRIAL).store(0, Relaxed);
             let mut name = [0; METHOD];
             let length = method.len().min(METHOD);
             name[..length].copy_from_slice(&method.as_bytes()[..length]);
@@ -315,6 +316,11 @@ impl Progress {
     pub fn enter(&self, activity: Activity) {
         self.tick();
         self.store(ACTIVITY, || activity as u64);
+    }
+
+    /// Whether the call is a suspect that has just begun to execute, so that a death is its own.
+    pub fn set_on_trial(&self, on_trial: bool) {
+        self.store(TRIAL, || on_trial.into());
     }
 
     /// The call begins to read input that cannot be read again. Say it before the first byte.

@@ -1,15 +1,16 @@
 //! Which calls kill workers. Pure: the scoreboard of a dead worker says which calls were executing.
 //!
-//! A call that was executing at a death is a suspect. Suspects run one at a time in later workers, so the next death
-//! finds one of them executing, and a call that was found twice is condemned: it is not executed again. SIGKILLs from
-//! outside say less, as anybody may send them; but the kernel sends them too when a call takes all memory.
+//! A call that was executing at a death is a suspect. Suspects run one at a time in later workers, and while one is
+//! new no other call begins: it is on trial. A call that is found on trial, or alone, at its second death is condemned: it
+//! is not executed again. A death with others beside it says less, as one of those may be the cause. So do SIGKILLs from
+//! outside, which anybody may send; but the kernel sends them too when a call takes all memory.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use task_proto::crash::{Condemned, Crash, TraceId};
 use task_proto::limits::{
-    CONDEMNED, CONDEMNED_TAIL, FOREIGN_KILLS, FOREIGN_KILLS_SUSPECT, OWN_DEATHS, SUSPECT, SUSPECTS,
+    CONDEMNED, CONDEMNED_TAIL, FOREIGN_KILLS_SUSPECT, OWN_DEATHS, SUSPECT, SUSPECTS, WEAK_DEATHS,
 };
 
 /// Whose doing a death was.
@@ -19,6 +20,22 @@ pub(super) enum Making {
     Own,
     /// Somebody sent SIGKILL.
     Foreign,
+}
+
+/// What is known of a death.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scene<'a> {
+    pub(super) making: Making,
+    /// The calls that may have caused it.
+    pub(super) executing: &'a HashSet<TraceId>,
+    /// Which of them was on trial.
+    pub(super) on_trial: Option<TraceId>,
+    /// All calls that the worker had.
+    pub(super) present: &'a HashSet<TraceId>,
+    /// The suspects that it had been told of.
+    pub(super) told: &'a HashSet<TraceId>,
+    /// How long it had lived.
+    pub(super) lived: Duration,
 }
 
 /// The suspects and the condemned of one supervisor.
@@ -37,18 +54,10 @@ struct Suspect {
 }
 
 impl Blame {
-    /// Takes in a death: the calls that may have caused it, all calls that the worker had, and the suspects that it had
-    /// been told of. Only those took turns, so only they can be condemned; and only if no other suspect was executing
-    /// beside it, as one may that the worker had not been told of. Returns who is.
-    pub(super) fn died(
-        &mut self,
-        making: Making,
-        executing: &HashSet<TraceId>,
-        present: &HashSet<TraceId>,
-        told: &HashSet<TraceId>,
-        crash: &Crash,
-        lived: Duration,
-    ) -> Vec<TraceId> {
+    /// Takes in a death. Only suspects of whom the worker had been told took turns, so only they can be condemned; and only
+    /// if no other suspect was executing beside, as one may that it had not been told of. Returns who is.
+    pub(super) fn died(&mut self, death: &Scene<'_>, crash: &Crash) -> Vec<TraceId> {
+        let Scene { making, executing, on_trial, present, told, lived } = *death;
         // A suspect that this worker could have had, and had not, was answered, or nobody asks for it any more.
         if lived >= SUSPECT {
             self.suspects
@@ -67,7 +76,9 @@ impl Blame {
                 Making::Own => suspect.own += 1,
                 Making::Foreign => suspect.foreign += 1,
             }
-            let guilty = suspect.own >= OWN_DEATHS || suspect.foreign >= FOREIGN_KILLS;
+            let caught = making == Making::Own && (executing.len() == 1 || on_trial == Some(*trace_id));
+            let guilty =
+                (caught && suspect.own >= OWN_DEATHS) || suspect.own + suspect.foreign >= WEAK_DEATHS;
             if guilty && told.contains(trace_id) && known == 1 {
                 self.condemned.push_back(Condemned { trace_id: *trace_id, crash: short(crash) });
                 condemned.push(*trace_id);
@@ -125,7 +136,34 @@ mod tests {
     /// What a death leads to in a worker that was told of all suspects, and had no other calls.
     fn death(blame: &mut Blame, making: Making, executing: impl IntoIterator<Item = u128>) -> Vec<TraceId> {
         let (told, executing) = (blame.suspects().into_iter().collect(), ids(executing));
-        blame.died(making, &executing, &executing, &told, &crash(), Duration::ZERO)
+        blame.died(
+            &Scene {
+                making,
+                executing: &executing,
+                on_trial: None,
+                present: &executing,
+                told: &told,
+                lived: Duration::ZERO,
+            },
+            &crash(),
+        )
+    }
+
+    /// The same, when one of them was on trial.
+    fn trial(blame: &mut Blame, on_trial: u128, executing: impl IntoIterator<Item = u128>) -> Vec<TraceId> {
+        let (told, executing) = (blame.suspects().into_iter().collect(), ids(executing));
+        let on_trial = Some(TraceId(on_trial));
+        blame.died(
+            &Scene {
+                making: Making::Own,
+                executing: &executing,
+                on_trial,
+                present: &executing,
+                told: &told,
+                lived: Duration::ZERO,
+            },
+            &crash(),
+        )
     }
 
     #[test]
@@ -133,8 +171,8 @@ mod tests {
         let mut blame = Blame::default();
         assert_eq!(death(&mut blame, Making::Own, [1, 2, 3]), []);
         assert_eq!(blame.suspects().len(), 3);
-        // One at a time: the next death finds one of them, and strangers.
-        assert_eq!(death(&mut blame, Making::Own, [2, 4]), [TraceId(2)]);
+        // On trial: the next death finds one of them, and strangers.
+        assert_eq!(trial(&mut blame, 2, [2, 4]), [TraceId(2)]);
         assert_eq!(blame.condemned()[0].trace_id, TraceId(2));
         assert!(!blame.suspects().contains(&TraceId(2)));
         assert_eq!(death(&mut blame, Making::Own, [5]), []);
@@ -151,11 +189,32 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_was_beside_another_killer_each_time_is_not_condemned_before_the_fifth() {
+        let mut blame = Blame::default();
+        for killer in 2..6 {
+            assert_eq!(death(&mut blame, Making::Own, [1, killer]), []);
+        }
+        // None of them was ever seen alone, and it may be that one alone kills.
+        assert_eq!(death(&mut blame, Making::Own, [1, 6]), [TraceId(1)]);
+        assert_eq!(death(&mut blame, Making::Own, [3]), [TraceId(3)]);
+    }
+
+    #[test]
     fn who_ran_beside_others_unannounced_is_not_condemned() {
         let mut blame = Blame::default();
         for _ in 0..9 {
             let both = ids([1, 2]);
-            let condemned = blame.died(Making::Own, &both, &both, &HashSet::new(), &crash(), Duration::ZERO);
+            let condemned = blame.died(
+                &Scene {
+                    making: Making::Own,
+                    executing: &both,
+                    on_trial: None,
+                    present: &both,
+                    told: &HashSet::new(),
+                    lived: Duration::ZERO,
+                },
+                &crash(),
+            );
             assert_eq!(condemned, []);
         }
     }
@@ -166,7 +225,17 @@ mod tests {
         death(&mut blame, Making::Own, [1, 2]);
         // The worker is told of 1 only.
         let (told, executing) = (ids([1]), ids([1, 2]));
-        let condemned = blame.died(Making::Own, &executing, &executing, &told, &crash(), Duration::ZERO);
+        let condemned = blame.died(
+            &Scene {
+                making: Making::Own,
+                executing: &executing,
+                on_trial: None,
+                present: &executing,
+                told: &told,
+                lived: Duration::ZERO,
+            },
+            &crash(),
+        );
         assert_eq!(condemned, []);
         assert_eq!(death(&mut blame, Making::Own, [2]), [TraceId(2)]);
     }
@@ -176,9 +245,29 @@ mod tests {
         let mut blame = Blame::default();
         death(&mut blame, Making::Own, [1, 2]);
         let (told, present) = (ids([1, 2]), ids([2]));
-        blame.died(Making::Own, &ids([]), &present, &told, &crash(), SUSPECT / 2);
+        blame.died(
+            &Scene {
+                making: Making::Own,
+                executing: &ids([]),
+                on_trial: None,
+                present: &present,
+                told: &told,
+                lived: SUSPECT / 2,
+            },
+            &crash(),
+        );
         assert_eq!(blame.suspects().len(), 2, "its caller may not have come yet");
-        blame.died(Making::Own, &ids([]), &present, &told, &crash(), SUSPECT);
+        blame.died(
+            &Scene {
+                making: Making::Own,
+                executing: &ids([]),
+                on_trial: None,
+                present: &present,
+                told: &told,
+                lived: SUSPECT,
+            },
+            &crash(),
+        );
         assert_eq!(blame.suspects(), [TraceId(2)]);
     }
 
@@ -194,11 +283,31 @@ mod tests {
             let executing = ids((0..100).map(|id| u128::MAX - round / 2 * 100 - id));
             for call in executing {
                 let one = HashSet::from([call]);
-                blame.died(Making::Own, &one, &one, &one, &crash, Duration::ZERO);
+                blame.died(
+                    &Scene {
+                        making: Making::Own,
+                        executing: &one,
+                        on_trial: None,
+                        present: &one,
+                        told: &one,
+                        lived: Duration::ZERO,
+                    },
+                    &crash,
+                );
             }
         }
         let many = ids(0..2_000);
-        blame.died(Making::Own, &many, &many, &HashSet::new(), &crash, Duration::ZERO);
+        blame.died(
+            &Scene {
+                making: Making::Own,
+                executing: &many,
+                on_trial: None,
+                present: &many,
+                told: &HashSet::new(),
+                lived: Duration::ZERO,
+            },
+            &crash,
+        );
         assert_eq!((blame.suspects().len(), blame.condemned().len()), (SUSPECTS, CONDEMNED));
         let hello = task_proto::handshake::Hello {
             protocol: [1, 1],

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 
-use super::blame::{Blame, Making};
+use super::blame::{Blame, Making, Scene};
 use super::generation::{Generation, Report};
 use super::health::Sickness;
 use super::post_mortem::{Ended, ExitCause, HandOverError, PostMortem, StartFailure, StartFault};
@@ -283,7 +283,10 @@ impl Service {
             cause: death.why(),
             stderr_tail: death.stderr_tail.clone(),
         };
-        for trace_id in self.blame.died(making, executing, &present, told, &crash, death.lived) {
+        let calls = death.scoreboard.iter().flat_map(|seen| &seen.calls);
+        let on_trial = calls.into_iter().find(|call| call.on_trial).map(|call| TraceId(call.trace_id));
+        let scene = Scene { making, executing, on_trial, present: &present, told, lived: death.lived };
+        for trace_id in self.blame.died(&scene, &crash) {
             tracing::warn!(%trace_id, generation = death.generation, "workers die of this call: it is not executed again");
         }
     }

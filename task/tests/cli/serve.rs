@@ -335,7 +335,7 @@ fn a_new_worker_that_does_not_start_leaves_the_old_one_serving() {
     }
     assert_eq!(ended.stderr.matches("the old worker goes on").count(), 1, "{ended}");
     signal(&service, Signal::HUP);
-    service.hears("the old worker goes on");
+    service.hears("the old worker goes on generation=3");
     answers(&home);
     let report = status(&home);
     assert_eq!((&report["state"], &report["child"]["generation"]), (&"serving".into(), &1.into()));
