@@ -133,7 +133,7 @@ pub(super) fn read_stream<T>(
             wait(input.as_fd(), idle, took, job)?;
             if let Some(claim) = claim.take() {
                 claim()?;
-                job.begin_consuming();
+                job.begin_consuming()?;
             }
             Ok(read_now(input, file_type, &mut buffer, &mut bridge))
         })?;

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use task_proto::fault::{Fault, FaultKind};
 use task_proto::scoreboard::{Activity, Progress};
@@ -30,8 +30,8 @@ struct Job<T> {
     outcome: watch::Sender<Option<Outcome<T>>>,
     members: Mutex<Members>,
     cancelled: AtomicBool,
-    /// An eventfd, written when the job is cancelled.
-    wake: Option<OwnedFd>,
+    /// An eventfd, written when the job is cancelled. The thread's: a result that is kept keeps no descriptor.
+    wake: Option<Weak<OwnedFd>>,
 }
 
 /// The calls that wait for a job.
@@ -73,6 +73,7 @@ impl Members {
 #[derive(Debug)]
 pub(super) struct Work<T> {
     job: Arc<Job<T>>,
+    wake: Option<Arc<OwnedFd>>,
 }
 
 impl<T> Shared<T> {
@@ -97,15 +98,16 @@ impl<T> Shared<T> {
         if let Some(member) = place.as_ref().and_then(Job::enter) {
             return member;
         }
+        let wake = wake.map(Arc::new);
         let job = Arc::new(Job {
             outcome: watch::Sender::new(None),
             members: Mutex::default(),
             cancelled: AtomicBool::new(false),
-            wake,
+            wake: wake.as_ref().map(Arc::downgrade),
         });
         *place = Some(Arc::clone(&job));
         let member = Member::new(&job, &mut lock(&job.members));
-        start(Work { job });
+        start(Work { job, wake });
         member
     }
 
@@ -180,7 +182,7 @@ impl<T> Drop for Member<T> {
         }
         if members.calls.is_empty() && self.job.outcome.borrow().is_none() {
             self.job.cancelled.store(true, Relaxed);
-            if let Some(wake) = &self.job.wake {
+            if let Some(wake) = self.job.wake.as_ref().and_then(Weak::upgrade) {
                 // It fails only when the counter is full, and then it has been written before.
                 let _ = rustix::io::write(wake, &1_u64.to_ne_bytes());
             }
@@ -195,7 +197,7 @@ impl<T> Work<T> {
     /// `Cancelled`, when none is left.
     pub(super) fn checkpoint(&self) -> Result<(), Fault> {
         if self.job.cancelled.load(Relaxed) {
-            return Err(Fault::new(FaultKind::Cancelled, "the call was cancelled"));
+            return Err(cancelled());
         }
         lock(&self.job.members).calls.iter().for_each(|call| call.progress.tick());
         Ok(())
@@ -239,14 +241,21 @@ impl<T> Work<T> {
 
     /// Readable as soon as the job is cancelled.
     pub(super) fn wake(&self) -> Option<BorrowedFd<'_>> {
-        self.job.wake.as_ref().map(AsFd::as_fd)
+        self.wake.as_ref().map(AsFd::as_fd)
     }
 
     /// Says that input is about to be read that cannot be read again.
-    pub(super) fn begin_consuming(&self) {
+    ///
+    /// # Errors
+    /// `Cancelled`, when no call is left to say it of: then nobody would know that the input had been begun.
+    pub(super) fn begin_consuming(&self) -> Result<(), Fault> {
         let mut members = lock(&self.job.members);
+        if members.calls.is_empty() {
+            return Err(cancelled());
+        }
         members.consuming = true;
         members.calls.iter().for_each(|call| call.progress.begin_consuming());
+        Ok(())
     }
 
     /// Says that this many bytes more of such input have been read.
@@ -285,6 +294,10 @@ impl<T> Drop for Work<T> {
     }
 }
 
+fn cancelled() -> Fault {
+    Fault::new(FaultKind::Cancelled, "the call was cancelled")
+}
+
 fn died() -> Fault {
     Fault::new(FaultKind::Internal, "the computation ended without a result; the service's log says why")
 }
@@ -297,6 +310,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::io::Read;
     use std::sync::mpsc;
     use std::thread;
     use std::time::{Duration, Instant};
@@ -305,8 +319,12 @@ mod tests {
     use task_proto::crash::TraceId;
     use task_proto::scoreboard::{Board, Scores};
 
+    use tokio::time::timeout;
+
     use super::*;
     use crate::blamed::Blamed;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
 
     #[tokio::test]
     async fn a_computation_that_panics_answers_internal_and_is_tried_anew() {
@@ -338,6 +356,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_computation_that_nobody_waits_for_begins_no_input_unseen_nor_keeps_its_descriptor() {
+        let (place, work) = (Shared::<u8>::default(), Cell::new(None));
+        let (alive, wake) = std::io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&alive, true).unwrap();
+        let mut call = Box::pin(place.get(Some(wake.into()), |job| work.set(Some(job))));
+        assert!(poll!(&mut call).is_pending());
+        let work = work.take().unwrap();
+        work.begin_consuming().unwrap();
+        // Also after the last look at the cancellation.
+        work.checkpoint().unwrap();
+        drop(call);
+        assert_eq!(work.begin_consuming().unwrap_err().kind, FaultKind::Cancelled);
+        assert_eq!((&alive).read(&mut [0; 9]).unwrap(), 8, "it is woken");
+        work.finish(Ok(1));
+        assert_eq!((&alive).read(&mut [0; 9]).unwrap(), 0, "what is kept keeps no descriptor open");
+        drop(place);
+    }
+
+    #[tokio::test]
     async fn every_call_that_waits_shows_what_was_consumed() {
         let board = Board::create().unwrap();
         let scores = Scores::map(board.fd()).unwrap();
@@ -348,7 +385,7 @@ mod tests {
         let mut early = Box::pin(first.scope(result.get(None, |job| work.set(Some(job)))));
         assert!(poll!(&mut early).is_pending());
         let work = work.take().unwrap();
-        work.begin_consuming();
+        work.begin_consuming().unwrap();
         work.consumed(10);
         let mut late = Box::pin(second.scope(result.get(None, |_| panic!("begun already"))));
         assert!(poll!(&mut late).is_pending());
@@ -423,10 +460,10 @@ mod tests {
             work.waiting(|| comes.recv().unwrap());
             work
         });
-        let other_turn = other_turn.await;
+        let other_turn = timeout(PATIENCE, other_turn).await.expect("it keeps its turn while it waits");
         assert_eq!(shown(), [Activity::Waiting, Activity::Running]);
         input.send(()).unwrap();
-        let patience = Instant::now() + Duration::from_secs(20);
+        let patience = Instant::now() + PATIENCE;
         while shown() != [Activity::Held, Activity::Running] {
             assert!(Instant::now() < patience, "{:?}", shown());
             thread::yield_now();
@@ -440,7 +477,7 @@ mod tests {
         assert!(poll!(&mut other_turn).is_pending());
         work.finish(Ok(1));
         assert_eq!(shown()[0], Activity::Held);
-        let other_turn = other_turn.await;
+        let other_turn = timeout(PATIENCE, other_turn).await.expect("the thread's turn ends with its work");
         assert!(poll!(&mut call).is_pending());
         assert_eq!(shown(), [Activity::Held, Activity::Running]);
         drop(other_turn);
