@@ -218,7 +218,8 @@ fn collect(
 ) -> Result<(), Fault> {
     let mut scanner = Scanner::default();
     let take = |block: &[u8]| scanner.push(block, |token, place| collector.token(token, place, source));
-    match kind(descriptor)? {
+    // A file system that is gone may keep even this waiting.
+    match job.waiting(|| kind(descriptor))? {
         Kind::File(offset) => read_file(descriptor, offset, job, take)?,
         Kind::Stream(file_type) => {
             // Before it waits for bytes that it may not take.
