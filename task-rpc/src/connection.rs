@@ -99,9 +99,11 @@ where
     S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone,
 {
     let mut stream = FdStream::new(stream, shared.limits.attachments);
+    // One for all the loop: a new one in each turn costs as much as all else that the seat needs.
+    let mut leave = pin!(seat.told_to_leave().fuse());
     let first = tokio::select! {
         first = stream.first_byte() => first?,
-        () = seat.told_to_leave() => {
+        () = &mut leave => {
             shut(&stream);
             stream.first_byte().await?
         }
@@ -133,7 +135,7 @@ where
             biased;
             // The client is gone: dropping its calls cancels them.
             () = &mut hangup => return Ok(()),
-            () = seat.told_to_leave() => shut(requests.channel().transport()),
+            () = &mut leave => shut(requests.channel().transport()),
             // Before the requests, so that replies which are ready together leave in one write.
             Some(()) = handlers.next() => {}
             // Polled however many calls are in flight: deadlines, cancels and the sending of replies hang on it.

@@ -16,10 +16,13 @@ use crate::limits::{CONNECTION_ROWS, METHOD, SLOTS};
 
 /// A mapped scoreboard. Clones are the same board.
 #[derive(Debug, Clone)]
-pub struct Scores {
-    map: Arc<Map>,
-    slots: Arc<Mutex<Slots>>,
-    rows: Arc<Mutex<Rows>>,
+pub struct Scores(Arc<Mapped>);
+
+#[derive(Debug)]
+struct Mapped {
+    map: Map,
+    slots: Mutex<Slots>,
+    rows: Mutex<Rows>,
 }
 
 /// Which slots are free: those given back, the latest first, and all from `used` on.
@@ -45,7 +48,7 @@ impl Scores {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the scoreboard is of another version"));
         }
         let rows = Rows { next: 0, open: [false; CONNECTION_ROWS] };
-        Ok(Scores { map: Arc::new(map), slots: Arc::default(), rows: Arc::new(Mutex::new(rows)) })
+        Ok(Scores(Arc::new(Mapped { map, slots: Mutex::default(), rows: Mutex::new(rows) })))
     }
 
     /// One beat of the heart.
@@ -64,7 +67,7 @@ impl Scores {
 
     /// The row that was closed longest ago, about; `None`: all are open.
     fn claim_row(&self, number: u64) -> Option<usize> {
-        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rows = lock(&self.0.rows);
         let rows = &mut *rows;
         let row = (0..CONNECTION_ROWS)
             .map(|step| (rows.next + step) % CONNECTION_ROWS)
@@ -132,12 +135,12 @@ impl Scores {
     }
 
     fn word(&self, index: usize) -> &AtomicU64 {
-        &self.map.words()[index]
+        &self.0.map.words()[index]
     }
 
     /// A slot that nobody has, about to be written.
     fn claim(&self) -> Option<usize> {
-        let mut slots = lock(&self.slots);
+        let mut slots = lock(&self.0.slots);
         let at = match slots.back.pop() {
             Some(at) => at,
             None if slots.used == SLOTS => return None,
@@ -210,7 +213,7 @@ impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.scores.word(CONNECTIONS).fetch_sub(1, Relaxed);
         if let Some(row) = self.row {
-            self.scores.rows.lock().unwrap_or_else(PoisonError::into_inner).open[row] = false;
+            lock(&self.scores.0.rows).open[row] = false;
         }
     }
 }
@@ -233,7 +236,7 @@ impl Drop for Call {
     fn drop(&mut self) {
         if let Some(at) = self.slot {
             self.scores.enter(at, FREE);
-            lock(&self.scores.slots).back.push(at);
+            lock(&self.scores.0.slots).back.push(at);
         }
     }
 }
@@ -368,9 +371,9 @@ impl Progress {
     }
 }
 
-/// A panic elsewhere leaves the slots whole.
-fn lock(slots: &Mutex<Slots>) -> MutexGuard<'_, Slots> {
-    slots.lock().unwrap_or_else(PoisonError::into_inner)
+/// A panic elsewhere leaves the slots and the rows whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
