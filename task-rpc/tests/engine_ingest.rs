@@ -330,17 +330,21 @@ async fn what_nobody_uses_makes_room_before_anybody_is_refused() {
 #[tokio::test]
 async fn many_numbers_in_a_request_are_answered_from_a_thread_and_few_in_place() {
     let ingests = ingests();
-    for count in [IN_PLACE as i64, 3 * IN_PLACE as i64] {
+    let call = |count| {
         let numbers = Source::Numbers((1..=count).map(Number::Int).collect());
-        let call = ingests.data(query([numbers]), |_| None);
-        let mut call = Box::pin(call);
-        assert_eq!(poll!(&mut call).is_ready(), count == IN_PLACE as i64);
-        if count > IN_PLACE as i64 {
-            let data = within(call).await.unwrap();
-            assert_eq!(mean(&data).await, (count + 1) as f64 / 2.0);
-            assert_eq!(data.order().await.unwrap().low, Number::Int(count / 2));
-        }
+        Box::pin(ingests.data(query([numbers]), |_| None))
+    };
+    let (few, many) = (IN_PLACE as i64, 3 * IN_PLACE as i64);
+    assert!(poll!(&mut call(few)).is_ready());
+    // The thread may be done before the first look, but not every time.
+    let mut looks = 0;
+    while poll!(&mut call(many)).is_ready() {
+        looks += 1;
+        assert!(looks < 100, "it is answered in place");
     }
+    let data = within(call(many)).await.unwrap();
+    assert_eq!(mean(&data).await, (many + 1) as f64 / 2.0);
+    assert_eq!(data.order().await.unwrap().low, Number::Int(many / 2));
 }
 
 #[tokio::test]
