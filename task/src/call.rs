@@ -13,7 +13,7 @@ use crate::answer::Answer;
 use crate::args::{Asking, CallConfig, Only, Verbosity};
 use crate::ask::{self, AskError, Asker, Stats, unusual};
 use crate::exit::{self, Failure, InputKind, Place};
-use crate::inputs::{self, Input, Inputs, SAMPLE_NOTE};
+use crate::inputs::{self, Input, Inputs};
 use crate::run;
 use crate::signals::{self, Signals};
 
@@ -93,8 +93,9 @@ async fn answered(config: &CallConfig, wanted: Wanted) -> Result<(), Failure> {
                     asker.prompt().await
                 }
                 Input::Given(inputs) => {
-                    if inputs.sample && ask::notes(asking) {
-                        ask::write(|| exit::say(SAMPLE_NOTE)).await?;
+                    // A program that calls a service and has lost its data is not to get another's answer.
+                    if inputs.sample {
+                        return Err(Failure::Usage("no INPUT, and nothing on standard input".into()));
                     }
                     let note = ask::idle_note(asking, inputs.reads_stdin, || false);
                     tokio::select! {

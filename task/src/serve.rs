@@ -199,6 +199,11 @@ async fn stopped(supervisor: &Supervisor, signals: &mut Signals, by: Option<Sign
     if quit {
         supervisor.stop_now();
     }
+    let calls = supervisor.report().calls.in_flight;
+    if calls > 0 && !quit {
+        let limit = Policy::SERVICE.drain.as_secs();
+        tracing::info!("answering {calls} calls, for at most {limit} s; another signal ends at once");
+    }
     let mut stop = std::pin::pin!(supervisor.stop());
     loop {
         tokio::select! {

@@ -420,6 +420,12 @@ impl Service {
                 let pipes = if death.pipes_closed { "; pipes closed" } else { "" };
                 let socket = if self.unlinked { "; socket removed" } else { "" };
                 tracing::info!("{name} {cause}{pipes}{socket}");
+                let unanswered = death.scoreboard.as_ref().map_or(0, |seen| seen.calls.len());
+                if unanswered > 0 {
+                    tracing::warn!(
+                        "{unanswered} calls were not answered: they took longer than a stop waits"
+                    );
+                }
             }
             (_, Some(Role::Draining)) if *cause == ExitCause::Code(0) => {
                 tracing::info!(pid, generation, "{name} {cause}");

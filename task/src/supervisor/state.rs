@@ -26,7 +26,7 @@
 //! ```
 //!
 //! A failed start is followed by another, at once and then after a wait that doubles; too many in a row within a
-//! minute end the service. One that cannot get better ends it at once, unless a predecessor still serves.
+//! minute end the service. The first of all, if it cannot get better, ends it at once.
 
 use std::time::Duration;
 
@@ -76,6 +76,8 @@ pub(super) struct State {
     failed: Vec<Duration>,
     /// A hand-over was asked for that cannot begin yet.
     again: bool,
+    /// Some worker has been ready: what starts no worker now, a program that is being replaced perhaps, may pass.
+    served: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,6 +188,7 @@ impl State {
             deaths: 0,
             failed: Vec::new(),
             again: false,
+            served: false,
         };
         let actions = state.spawn(policy);
         (state, actions)
@@ -236,6 +239,7 @@ impl State {
                     actions.push(Action::Terminate(predecessor));
                 }
                 self.assign(generation, Role::Serving);
+                self.served = true;
                 actions.extend(self.begin_hand_over(policy));
                 actions
             }
@@ -349,7 +353,9 @@ impl State {
                     self.failed.clear();
                     self.spawn(policy)
                 }
-                Restart::FailedStarts(most) if !hopeless => self.failed_start(now, most, policy),
+                Restart::FailedStarts(most) if self.served || !hopeless => {
+                    self.failed_start(now, most, policy)
+                }
                 _ => self.stop(false, Outcome::StartFailed, policy),
             },
         });

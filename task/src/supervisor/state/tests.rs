@@ -145,8 +145,10 @@ fn what_cannot_get_better_ends_the_service_at_once() {
     ends(after(&SERVICE, &[Event::SpawnFailed { generation: 1, hopeless: true }]), Outcome::StartFailed);
     let refused = Event::Refused { generation: 1, hopeless: true };
     ends(after(&SERVICE, &[refused, died(1)]), Outcome::StartFailed);
-    // A worker that had been ready has proved that it can start.
+    // After a worker that was ready it may be a program that is just being replaced.
     assert_eq!(after(&SERVICE, &[Event::Ready(1), hopeless(1)]).0.mode, Mode::Running);
+    let gone = Event::SpawnFailed { generation: 2, hopeless: true };
+    assert!(after(&SERVICE, &[Event::Ready(1), proved(1), gone]).0.mode == Mode::Running);
 }
 
 #[test]
