@@ -8,8 +8,8 @@
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use task_proto::fault::{Fault, FaultKind};
 use task_proto::limits::{INPUT_BLOCK, READERS, TICK};
 use task_proto::scoreboard::Activity;
 
-use super::shared::Work;
+use super::shared::{Work, lock};
 
 /// The reading threads of a process: counted, so that there is an end to them. Each belongs to the calls that
 /// wait for its input, and ends when they do.
@@ -61,6 +61,38 @@ impl Readers {
             // The job went with the closure, which tells its waiters.
             tracing::error!(%error, "cannot start a thread to read input");
         }
+    }
+}
+
+/// The processors, for which readers take turns. Hundreds of them that computed at once would keep the I/O loop and the
+/// computing calls waiting for so long that they seemed to hang.
+static CORES: LazyLock<Cores> = LazyLock::new(|| Cores {
+    free: Mutex::new(thread::available_parallelism().map_or(1, usize::from)),
+    freed: Condvar::new(),
+});
+
+struct Cores {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+/// The right of a reader to compute on one of them.
+#[derive(Debug)]
+pub(super) struct Core(());
+
+impl Core {
+    /// Waits for one. In no order: handed on from one to the next, each would wait for a sleeper to wake.
+    pub(super) fn take() -> Self {
+        let free = CORES.freed.wait_while(lock(&CORES.free), |free| *free == 0);
+        *free.unwrap_or_else(PoisonError::into_inner) -= 1;
+        Core(())
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        *lock(&CORES.free) += 1;
+        CORES.freed.notify_one();
     }
 }
 

@@ -9,6 +9,7 @@ use task_proto::fault::{Fault, FaultKind};
 use task_proto::scoreboard::{Activity, Progress};
 use tokio::sync::{OwnedMutexGuard, watch};
 
+use super::reader::Core;
 use crate::blamed::Turn;
 
 type Outcome<T> = Result<Arc<T>, Fault>;
@@ -45,6 +46,8 @@ struct Members {
     consumed: u64,
     /// The turn of the suspects among them, while the thread has it.
     turn: Option<OwnedMutexGuard<()>>,
+    /// The processor that the thread computes on.
+    core: Option<Core>,
 }
 
 #[derive(Debug)]
@@ -216,6 +219,7 @@ impl<T> Work<T> {
             // Shown before the turn is another's: whoever is shown to execute then is to blame.
             members.enter(Activity::Waiting);
             members.turn = None;
+            members.core = None;
             members.calls.iter().filter_map(|call| call.turn.as_ref()).for_each(|turn| turn.give_up());
         }
         let waited = wait();
@@ -223,18 +227,28 @@ impl<T> Work<T> {
         waited
     }
 
-    /// Goes on to compute: with the turn, if there is a suspect among the calls.
+    /// Goes on to compute: on a core of its own, and with the turn, if there is a suspect among the calls. Nobody waits
+    /// for the turn with a core, for which whoever has the turn may wait.
     fn compute(&self) {
+        let mut core = None;
         loop {
             let mut members = lock(&self.job.members);
             match members.calls.iter().find_map(|call| call.turn.clone()) {
                 Some(turn) if members.turn.is_none() => {
                     members.enter(Activity::Held);
                     drop(members);
+                    core = None;
                     let turn = turn.take_for_thread();
                     lock(&self.job.members).turn = Some(turn);
                 }
-                _ => return members.enter(Activity::Computing),
+                _ if core.is_none() => {
+                    drop(members);
+                    core = Some(Core::take());
+                }
+                _ => {
+                    members.core = core;
+                    return members.enter(Activity::Computing);
+                }
             }
         }
     }
@@ -277,6 +291,7 @@ impl<T> Work<T> {
             members.activity = Activity::Running;
             members.calls.iter().for_each(Call::resume);
             members.turn = None;
+            members.core = None;
         }
         self.job.outcome.send_if_modified(|place| {
             let first = place.is_none();
@@ -311,11 +326,12 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use std::cell::Cell;
     use std::io::Read;
+    use std::sync::atomic::AtomicUsize;
     use std::sync::mpsc;
     use std::thread;
     use std::time::{Duration, Instant};
 
-    use futures::poll;
+    use futures::{FutureExt, poll};
     use task_proto::crash::TraceId;
     use task_proto::scoreboard::{Board, Scores};
 
@@ -372,6 +388,34 @@ mod tests {
         work.finish(Ok(1));
         assert_eq!((&alive).read(&mut [0; 9]).unwrap(), 0, "what is kept keeps no descriptor open");
         drop(place);
+    }
+
+    #[test]
+    fn of_many_that_read_no_more_compute_at_once_than_there_are_processors() {
+        let processors = thread::available_parallelism().unwrap().get();
+        let (computing, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let places: Vec<_> = (0..4 * processors).map(|_| Shared::<u8>::default()).collect();
+        let begin = |place: &Shared<u8>| {
+            let work = Cell::new(None);
+            assert!(place.get(None, |job| work.set(Some(job))).now_or_never().is_none());
+            work.take().unwrap()
+        };
+        let works: Vec<_> = places.iter().map(begin).collect();
+        thread::scope(|scope| {
+            for work in works {
+                let (computing, most) = (&computing, &most);
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        work.waiting(thread::yield_now);
+                        most.fetch_max(computing.fetch_add(1, Relaxed) + 1, Relaxed);
+                        thread::yield_now();
+                        computing.fetch_sub(1, Relaxed);
+                    }
+                    work.finish(Ok(1));
+                });
+            }
+        });
+        assert!(most.load(Relaxed) <= processors, "{most:?}");
     }
 
     #[tokio::test]
