@@ -267,3 +267,6 @@ where
 fn can_be_read_again(descriptor: impl AsFd) -> bool {
     fstat(descriptor).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
 }
+
+#[cfg(test)]
+mod tests;

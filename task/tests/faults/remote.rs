@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use task_host::client::{self, CallError, Client};
+use task_host::control::Caller;
+use task_host::verdict::Verdict;
 use task_proto::stats::{Format, Missing, Query, Source, StatsClient, StatsRequest, StatsResponse};
 use tokio::runtime::Builder;
 
@@ -175,4 +177,18 @@ fn a_call_that_may_not_be_executed_twice_is_not_and_its_error_tells_how_the_work
     let CallError::Lost { death: Some(death), .. } = &error else { panic!("{error:?}") };
     assert_eq!((death.pid, death.generation, &*death.cause), (worker, 1, "killed by SIGKILL"));
     assert!(error.to_string().starts_with("outcome unknown: the worker"), "{error}");
+}
+
+#[test]
+fn a_host_knows_nothing_of_the_connections_of_the_one_before_it() {
+    let house = House::new();
+    let (_serve, worker) = service(&house, &[]);
+    Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let host = Caller::connect(house.runtime().join("control.sock")).await.unwrap();
+        let run = host.status().await.unwrap().run;
+        kill(worker);
+        let ours = host.verdict(&run, 1, 1).await.unwrap();
+        assert!(matches!(&ours, Verdict::Died { death, .. } if death.pid == worker), "{ours:?}");
+        assert_eq!(host.verdict("another", 1, 1).await.unwrap(), Verdict::Unknown);
+    });
 }
