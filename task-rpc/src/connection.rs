@@ -1,7 +1,7 @@
 //! One connection: what it speaks, its calls, its end.
 
 use std::error::Error;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::os::fd::AsFd;
 use std::pin::pin;
@@ -14,11 +14,12 @@ use rustix::net::{Shutdown, shutdown};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tarpc::server::{BaseChannel, Channel, Config, Serve};
-use task_proto::limits::Limits;
+use task_proto::limits::{DRAIN, Limits};
 use task_proto::scoreboard::{ConnectionSlot, Scores};
 use task_proto::wire::{self, Attachments, FdStream, Greeting, Hangup};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::time::sleep;
 
 use crate::blamed::Blamed;
 use crate::call::Observed;
@@ -130,12 +131,20 @@ where
     transport.greet(&Greeting { connection: open.number(), ..shared.greeting.clone() }).await?;
     let mut requests = pin!(BaseChannel::new(config, transport).requests());
     let mut handlers = FuturesUnordered::new();
+    let mut left = false;
     loop {
+        // Once it is read no more and every answer is there, what remains is the client's part.
+        let answered = left && handlers.is_empty();
+        let patience = async { if answered { sleep(DRAIN).await } else { pending().await } };
         tokio::select! {
             biased;
             // The client is gone: dropping its calls cancels them.
             () = &mut hangup => return Ok(()),
-            () = &mut leave => shut(requests.channel().transport()),
+            () = &mut leave => {
+                shut(requests.channel().transport());
+                left = true;
+            }
+            () = patience => return Err("the client does not take its replies".into()),
             // Before the requests, so that replies which are ready together leave in one write.
             Some(()) = handlers.next() => {}
             // Polled however many calls are in flight: deadlines, cancels and the sending of replies hang on it.

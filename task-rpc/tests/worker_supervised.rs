@@ -15,6 +15,7 @@ use tarpc::{ClientMessage, Request};
 use task_proto::crash::{Condemned, Crash, TraceId};
 use task_proto::handshake::{Answer, EXIT_REFUSED, Hello, PROTOCOL};
 use task_proto::limits::Limits;
+use task_proto::number::Number;
 use task_proto::scoreboard::{Activity, Snapshot};
 use task_proto::stats::{Format, Query, Source, StatsRequest, StatsResponse};
 use task_proto::wire::{self, FdStream, Greeting};
@@ -148,6 +149,27 @@ async fn what_was_sent_to_a_full_worker_before_term_is_answered() {
         assert!(transport.next().await.is_none(), "then it ends");
     }
     host.process.end_well();
+}
+
+/// A client that is stopped, say, while the worker hands over: it would keep the old one for ever.
+#[tokio::test]
+async fn a_client_that_takes_no_replies_does_not_keep_a_drained_worker() {
+    let mut host = Host::start();
+    let stream = wire::connect(&host.socket).await.unwrap();
+    let mut transport =
+        wire::client::<StatsRequest, StatsResponse>(FdStream::new(stream, 0), &Limits::default());
+    // A thousand modes each, since one number occurs once only: more than a socket holds of replies that nobody reads.
+    let query = Query::numbers((0..3_999).map(|number| Number::Float(f64::from(number / 2) + 0.1)).collect());
+    for id in 0..100 {
+        let request =
+            Request { context: context(), id, message: StatsRequest::Mode { query: query.clone() } };
+        transport.send(ClientMessage::Request(request)).await.unwrap();
+    }
+    shown(&host, |seen| seen.calls_total == 100).await;
+    host.process.signal(Signal::TERM);
+    let said = host.process.end_well();
+    assert!(said.contains("the client does not take its replies"), "{said}");
+    drop(transport);
 }
 
 #[tokio::test]
