@@ -11,6 +11,7 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use listenfd::ListenFd;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use task_host::control::{self, CONTROL_SOCKET};
 use task_host::journal::Journal;
@@ -256,17 +257,18 @@ struct Terminal(bool);
 
 impl Terminal {
     fn look() -> Self {
-        Terminal(can_open_terminal())
+        Terminal(open_terminal().is_ok())
     }
 
     /// There was one, and it has been hung up.
     fn is_gone(&self) -> bool {
-        self.0 && !can_open_terminal()
+        // Any other error, as that no descriptor is free, says nothing of the terminal.
+        self.0 && matches!(open_terminal(), Err(Errno::NXIO | Errno::IO))
     }
 }
 
-fn can_open_terminal() -> bool {
-    rustix::fs::open("/dev/tty", OFlags::RDONLY | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).is_ok()
+fn open_terminal() -> Result<OwnedFd, Errno> {
+    rustix::fs::open("/dev/tty", OFlags::RDONLY | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())
 }
 
 fn worker(config: &ServeConfig) -> WorkerSpec {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tarpc::client::{Config, RpcError};
 use tarpc::context::Context;
-use task_proto::limits::{CONTROL, DEATH_NOTICE, HAND_OVER, VERDICT};
+use task_proto::limits::{CONTROL, DEATH_NOTICE, DRAIN, HAND_OVER, KILL, VERDICT};
 use task_proto::wire::{self, ConnectError, FdStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -92,10 +92,8 @@ impl Caller {
     /// Stops the service, and waits until its process is gone.
     pub async fn stop(mut self) -> Result<(), ControlError> {
         match self.client.stop(context(CONTROL)).await {
-            Ok(()) => {
-                self.gone().await;
-                Ok(())
-            }
+            // The calls that it still answers have that long.
+            Ok(()) => timeout(DRAIN + KILL + CONTROL, self.gone()).await.map_err(|_| ControlError::Silent),
             Err(RpcError::DeadlineExceeded) => Err(ControlError::Silent),
             // It may have ended for another reason.
             Err(lost) => timeout(DEATH_NOTICE, self.gone()).await.map_err(|_| ControlError::Lost(lost)),
