@@ -65,24 +65,24 @@ pub(crate) fn at_any_time(scale: Scale) -> Report {
     let load = Load::start(&Crew { pipes: 1, plain: 1, ..Crew::of(&service, scale.seed) });
     let host = serving.pid();
     // How long it takes to the next answer decides where the middle of a start is.
-    let mut last = 0;
+    let (mut last, mut killed) = (0, Instant::now());
     let mut lengths = Vec::new();
     for _ in 0..STARTS {
         last = load.seen.until("every caller had an answer from one worker", Now::common_worker);
-        let killed = Instant::now();
+        killed = Instant::now();
         try_kill(last).unwrap();
         lengths.push(load.seen.until_other_than(last).1 - killed);
     }
     lengths.sort_unstable();
     let mut moments = Moments::new(scale.seed, lengths[STARTS / 2]);
-    let (mut killed, mut early, mut recoveries) = (Instant::now(), 0, Vec::new());
+    let (mut early, mut recoveries) = (0, Vec::new());
     let kills = scale.count(100, 2_000);
     for _ in 0..kills {
         until("it is gone", || (!children(host).contains(&last)).then_some(()));
         // Two of three have answered somebody: the more starts fail in a row, the later comes the next.
         if moments.below(3) > 0 {
-            let (_, answered) = load.seen.until_other_than(last);
-            recoveries.push(answered - killed);
+            // Not one that had answered before: a worker that is killed early has not, and leaves that one the newest.
+            recoveries.push(load.seen.until_after(last, killed) - killed);
         }
         let worker = until("there is a worker", || children(host).first().copied());
         moments.wait();
@@ -91,7 +91,7 @@ pub(crate) fn at_any_time(scale: Scale) -> Report {
         early += u64::from(load.seen.lock().newest.as_ref().is_none_or(|(newest, _)| newest.pid != worker));
         last = worker;
     }
-    load.seen.until_other_than(last);
+    load.seen.until_after(last, killed);
     let tally = load.end();
     report.count("kills", kills as u64);
     report.count("of them before the first answer", early);

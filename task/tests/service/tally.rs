@@ -158,6 +158,15 @@ impl Seen {
         })
     }
 
+    /// Waits until a worker other than this one has answered for the first time, after this moment: when that was.
+    #[track_caller]
+    pub(crate) fn until_after(&self, pid: u32, moment: Instant) -> Instant {
+        self.until("a new worker has answered", |now| {
+            let (worker, first) = now.newest.as_ref()?;
+            (worker.pid != pid && *first > moment).then_some(*first)
+        })
+    }
+
     /// Tells the callers to end.
     pub(crate) fn end(&self) {
         self.over.store(true, Ordering::Relaxed);
