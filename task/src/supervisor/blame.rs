@@ -55,7 +55,8 @@ struct Suspect {
 
 impl Blame {
     /// Takes in a death. Only suspects of whom the worker had been told took turns, so only they can be condemned; and only
-    /// if no other suspect was executing beside, as one may that it had not been told of. Returns who is.
+    /// if they were on trial, or no other suspect was executing beside, as one may that it had not been told of. Returns
+    /// who is.
     pub(super) fn died(&mut self, death: &Scene<'_>, crash: &Crash) -> Vec<TraceId> {
         let Scene { making, executing, on_trial, present, told, lived } = *death;
         // A suspect that this worker could have had, and had not, was answered, or nobody asks for it any more.
@@ -79,7 +80,7 @@ impl Blame {
             let caught = making == Making::Own && (executing.len() == 1 || on_trial == Some(*trace_id));
             let guilty =
                 (caught && suspect.own >= OWN_DEATHS) || suspect.own + suspect.foreign >= WEAK_DEATHS;
-            if guilty && told.contains(trace_id) && known == 1 {
+            if guilty && told.contains(trace_id) && (known == 1 || on_trial == Some(*trace_id)) {
                 self.condemned.push_back(Condemned { trace_id: *trace_id, crash: short(crash) });
                 condemned.push(*trace_id);
             } else {
