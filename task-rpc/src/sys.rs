@@ -1,24 +1,13 @@
 //! What the worker asks of the system through unsafe calls, and the only file for it.
 #![expect(
     unsafe_code,
-    reason = "signal mask and dispositions, closing foreign descriptors, watching the listener, leaving without unwinding"
+    reason = "signal dispositions, closing foreign descriptors, watching the listener, leaving without unwinding"
 )]
 
 use std::io;
 use std::os::unix::net::UnixListener;
 
 use tokio::io::unix::AsyncFd;
-
-/// Lets every signal through: a mask is inherited, and the parent's need not be ours.
-pub(crate) fn unblock_signals() -> io::Result<()> {
-    // SAFETY: `sigemptyset` fills the set before anyone reads it; a null third argument asks for no old mask.
-    let failed = unsafe {
-        let mut none = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())
-    };
-    if failed == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(failed)) }
-}
 
 /// Ignores SIGPIPE and SIGXFSZ, so that writing too far is an error and not an end.
 pub(crate) fn ignore_write_signals() {

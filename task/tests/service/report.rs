@@ -66,7 +66,7 @@ impl Report {
 
     /// Keeps what was said of calls that were not answered.
     pub(crate) fn reasons(&mut self, tally: &Tally) {
-        self.reasons.extend(tally.reasons.iter().map(|reason| cut(reason)));
+        self.reasons.extend(tally.reasons().map(|reason| cut(reason)));
     }
 
     pub(crate) fn times(&mut self, what: &'static str, mut times: Vec<Duration>) {

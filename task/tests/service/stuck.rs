@@ -61,7 +61,7 @@ pub(crate) fn run(scale: Scale) -> Report {
             let tally = load.end();
             answered += tally.of(Fate::Right);
             report.demand(tally.failed() + tally.of(Fate::Wrong) + tally.of(Fate::Crashed) == 0, || {
-                format!("{what}: {:?}", tally.reasons)
+                format!("{what}: {:?}", tally.reasons().collect::<Vec<_>>())
             });
             serving.signal(Signal::TERM);
             let (ended, _) = serving.end();

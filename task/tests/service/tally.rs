@@ -47,7 +47,8 @@ pub(crate) enum Fate {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tally {
     fates: BTreeMap<Fate, u64>,
-    pub(crate) reasons: Vec<String>,
+    /// The first of each kind: one that is frequent leaves room for the others.
+    reasons: BTreeMap<Fate, Vec<String>>,
 }
 
 impl Tally {
@@ -65,11 +66,16 @@ impl Tally {
         self.sum(&[Fate::NeverSent, Fate::Unknown, Fate::Late, Fate::Failed])
     }
 
+    /// Why calls were not answered.
+    pub(crate) fn reasons(&self) -> impl Iterator<Item = &String> {
+        self.reasons.values().flatten()
+    }
+
     fn count(&mut self, fate: Fate, reason: impl FnOnce() -> String) {
         let count = self.fates.entry(fate).or_default();
         *count += 1;
         if !matches!(fate, Fate::Right | Fate::Again) && *count <= SHOWN as u64 {
-            self.reasons.push(format!("{fate:?}: {}", reason()));
+            self.reasons.entry(fate).or_default().push(format!("{fate:?}: {}", reason()));
         }
     }
 
@@ -77,8 +83,11 @@ impl Tally {
         for (fate, count) in other.fates {
             *self.fates.entry(fate).or_default() += count;
         }
-        self.reasons.extend(other.reasons);
-        self.reasons.truncate(8 * SHOWN);
+        for (fate, reasons) in other.reasons {
+            let kept = self.reasons.entry(fate).or_default();
+            kept.extend(reasons);
+            kept.truncate(SHOWN);
+        }
     }
 }
 
