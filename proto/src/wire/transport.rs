@@ -259,6 +259,7 @@ pub fn client<Req, Resp>(stream: FdStream, limits: &Limits) -> ClientTransport<R
         buffered: VecDeque::new(),
         unsent: VecDeque::new(),
         refused: false,
+        end: None,
         greeting: Arc::default(),
     }
 }
@@ -276,6 +277,8 @@ pub struct ClientTransport<Req, Resp> {
     unsent: VecDeque<u64>,
     /// The server takes no more.
     refused: bool,
+    /// It says no more either; inside, the error that it ended with, until that is handed out.
+    end: Option<Option<io::Error>>,
     greeting: Arc<OnceLock<Greeting>>,
 }
 
@@ -294,16 +297,20 @@ impl<Req, Resp> ClientTransport<Req, Resp> {
         Arc::clone(&self.greeting)
     }
 
+    /// Nothing more can be written: what has not been, never was sent.
+    fn refuse(&mut self) {
+        self.refused = true;
+        let written = self.inner.get_ref().get_ref().written();
+        self.unsent.extend(self.buffered.drain(..).filter(|(_, end)| *end > written).map(|(id, _)| id));
+    }
+
     /// Takes a failed write as the end of writing only.
     fn end_writing(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
         match result {
             Poll::Ready(Err(error))
                 if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) =>
             {
-                self.refused = true;
-                let written = self.inner.get_ref().get_ref().written();
-                self.unsent =
-                    self.buffered.drain(..).filter(|(_, end)| *end > written).map(|(id, _)| id).collect();
+                self.refuse();
                 // The reading side hands them out.
                 cx.waker().wake_by_ref();
                 Poll::Ready(Ok(()))
@@ -324,23 +331,29 @@ impl<Req, Resp: DeserializeOwned> Stream for ClientTransport<Req, Resp> {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        if let Some(request_id) = this.unsent.pop_front() {
-            let error = ServerError::new(ErrorKind::BrokenPipe, NEVER_SENT.to_owned());
-            return Poll::Ready(Some(Ok(Response { request_id, message: Err(error) })));
-        }
         loop {
+            if let Some(request_id) = this.unsent.pop_front() {
+                let error = ServerError::new(ErrorKind::BrokenPipe, NEVER_SENT.to_owned());
+                return Poll::Ready(Some(Ok(Response { request_id, message: Err(error) })));
+            }
+            if let Some(error) = &mut this.end {
+                return Poll::Ready(error.take().map(Err));
+            }
             match ready!(Pin::new(&mut this.inner).poll_next(cx)) {
                 Some(Ok(Response { request_id: GREETING_ID, message })) => {
                     // One that is not understood is of a later version: somebody serves, nobody knows who.
                     let said = message.err().and_then(|said| serde_json::from_str(&said.detail).ok());
                     let _ = this.greeting.set(said.unwrap_or_default());
                 }
-                other => {
+                Some(Ok(reply)) => {
                     // A server that answers without a greeting is a stranger: its requests are executed all the same.
-                    if matches!(other, Some(Ok(_))) {
-                        this.greeting.get_or_init(Greeting::default);
-                    }
-                    return Poll::Ready(other);
+                    this.greeting.get_or_init(Greeting::default);
+                    return Poll::Ready(Some(Ok(reply)));
+                }
+                // tarpc reads between submitting a request and flushing it.
+                end => {
+                    this.refuse();
+                    this.end = Some(end.and_then(Result::err));
                 }
             }
         }

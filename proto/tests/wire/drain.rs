@@ -4,9 +4,12 @@ use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use futures::{SinkExt, StreamExt};
 use rustix::net::{Shutdown, shutdown};
 use tarpc::client::{RpcError, stub::Stub};
+use tarpc::{ClientMessage, Request};
 use task_proto::limits::Limits;
+use task_proto::wire::{self, ClientTransport, FdStream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -85,6 +88,32 @@ fn a_request_cut_off_by_a_drain_is_never_sent_and_costs_no_other() {
         assert_eq!(soon(events.recv()).await, Some(Event::Started(1)));
         handler.release.add_permits(1);
         assert_eq!(Raw::new(ours).reply().await.unwrap().request_id, 1);
+    });
+}
+
+#[test]
+fn a_request_that_waits_to_be_written_when_the_connection_ends_is_never_sent() {
+    local(async {
+        for kind in [None, Some(ErrorKind::ConnectionReset)] {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let mut transport: ClientTransport<_, ProbeResponse> =
+                wire::client(FdStream::new(ours, 0), &Limits::default());
+            let request = |id| {
+                let message = ProbeRequest::Wait { name: id };
+                ClientMessage::Request(Request { context: within(LONG), id: u64::from(id), message })
+            };
+            if kind.is_some() {
+                // A socket closed on unread bytes resets its connection.
+                transport.send(request(1)).await.unwrap();
+            }
+            transport.feed(request(2)).await.unwrap();
+            drop(theirs);
+            let reply = soon(transport.next()).await.unwrap().unwrap();
+            let error = RpcError::Server(reply.message.unwrap_err());
+            assert!(reply.request_id == 2 && never_sent(&error), "{error:?}");
+            let end = soon(transport.next()).await.transpose().map_err(|error| error.kind());
+            assert_eq!(end.map(|reply| reply.is_some()).err(), kind);
+        }
     });
 }
 
