@@ -438,8 +438,16 @@ reply of the service: value, count, missing, warnings and so on.
 
 -v shows the id of the call, by which task logs --trace finds it on both sides.
 
-Exit status: as of task, and
-  3    no service is running; start one with task serve";
+A call that got no answer was \"never sent\" and can be repeated whatever it does, or
+its \"outcome\" is \"unknown\": it may have been executed, or may yet be. The error says
+which; with --json its member outcome is never_sent or unknown.
+
+Exit status:
+  0    answered
+  1    the data or the call is at fault, or the answer was lost
+  2    the command line is at fault
+  3    no service is running; start one with task serve
+  124  no answer within --timeout";
 
 #[derive(Parser)]
 #[command(

@@ -35,8 +35,9 @@ pub struct Asker<'a, C> {
     pub only: Option<Only>,
     /// Whether the calls are to be found in the log, and their trace id is shown.
     pub traced: bool,
-    /// The answer as JSON.
-    pub json: fn(&Answer) -> serde_json::Result<String>,
+    /// Whether somebody else runs the service: then its reply is the answer's JSON, and a call without an answer
+    /// may yet be executed.
+    pub elsewhere: bool,
     /// A client of the service, with these attachments.
     pub client: C,
 }
@@ -46,7 +47,8 @@ impl<C: Fn(Vec<OwnedFd>) -> Client<StatsRequest, StatsResponse>> Asker<'_, C> {
     pub async fn answer(&self, inputs: Inputs) -> Result<(), Failure> {
         let stats = (self.client)(inputs.attachments).into();
         let answer = self.ask(&stats, &inputs.query).await;
-        self.tell(&answer.map_err(|error| failure(self.asking, &inputs.names, error))?).await
+        let answer = answer.map_err(|error| failure(self.asking, self.elsewhere, &inputs.names, error))?;
+        self.tell(&answer).await
     }
 
     /// An answer for each line, until Ctrl-D. A line that is at fault is reported, and the prompt returns.
@@ -88,7 +90,11 @@ impl<C: Fn(Vec<OwnedFd>) -> Client<StatsRequest, StatsResponse>> Asker<'_, C> {
     async fn tell(&self, answer: &Answer) -> Result<(), Failure> {
         let quiet = self.asking.verbosity == Verbosity::Quiet;
         let notes = if quiet { Vec::new() } else { answer.notes() };
-        let text = if self.asking.json { (self.json)(answer).map_err(unusual)? } else { answer.text() };
+        let text = match (self.asking.json, self.elsewhere) {
+            (true, true) => answer.reply().map_err(unusual)?,
+            (true, false) => answer.json().map_err(unusual)?,
+            (false, _) => answer.text(),
+        };
         write(move || {
             for note in notes {
                 exit::say(&format!("task: {note}"));
@@ -154,12 +160,13 @@ fn stdin_is_idle() -> bool {
 }
 
 /// What a call without an answer is to the user who asked for it, of inputs with these names.
-pub fn failure(asking: &Asking, names: &[String], error: AskError) -> Failure {
+pub fn failure(asking: &Asking, elsewhere: bool, names: &[String], error: AskError) -> Failure {
     match error {
         AskError::Fault(fault) => Failure::from_fault(fault, names),
-        AskError::Call(CallError::Deadline { .. }) => {
-            Failure::Deadline { limit: asking.timeout.unwrap_or(NO_DEADLINE) }
-        }
+        AskError::Call(CallError::Deadline { outcome }) => Failure::Deadline {
+            limit: asking.timeout.unwrap_or(NO_DEADLINE),
+            outcome: elsewhere.then_some(outcome),
+        },
         AskError::Call(CallError::InputConsumed { bytes, death }) => {
             Failure::InputConsumed { bytes, cause: death.map(|death| death.cause) }
         }

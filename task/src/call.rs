@@ -9,7 +9,6 @@ use task_host::run_dir::{Base, SOCKET};
 use task_proto::limits::Limits;
 use task_proto::stats::Pong;
 
-use crate::answer::Answer;
 use crate::args::{Asking, CallConfig, Only, Verbosity};
 use crate::ask::{self, AskError, Asker, Stats, unusual};
 use crate::exit::{self, Failure, InputKind, Place};
@@ -85,7 +84,7 @@ async fn answered(config: &CallConfig, wanted: Wanted) -> Result<(), Failure> {
             ask::write(move || exit::print(&said)).await?
         }
         Wanted::For(only, input) => {
-            let asker = Asker { asking, only: Some(only), traced, json: Answer::reply, client };
+            let asker = Asker { asking, only: Some(only), traced, elsewhere: true, client };
             match input {
                 Input::Prompt => {
                     // Nobody shall type for nobody.
@@ -110,7 +109,7 @@ async fn answered(config: &CallConfig, wanted: Wanted) -> Result<(), Failure> {
 
 async fn ping(asking: &Asking, stats: &Stats, traced: bool) -> Result<Pong, Failure> {
     let pong = stats.ping(ask::context(asking, traced)).await;
-    pong.map_err(|error| ask::failure(asking, &[], AskError::Call(CallError::from(error))))
+    pong.map_err(|error| ask::failure(asking, true, &[], AskError::Call(CallError::from(error))))
 }
 
 fn socket(config: &CallConfig) -> Result<PathBuf, Failure> {

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde::Serialize;
+use task_host::client::Outcome;
 use task_host::lock::LockError;
 use task_host::record::safe_json;
 use task_host::screen::Escaped;
@@ -48,10 +49,12 @@ pub enum Failure {
         input: Option<String>,
     },
     /// The call took too long.
-    #[error("no answer within {limit:?} (--timeout)")]
+    #[error("{}no answer within {limit:?} (--timeout)", outcome.map_or_else(String::new, |outcome| format!("{outcome}: ")))]
     Deadline {
         /// How long it was given.
         limit: Duration,
+        /// Whether it may have been executed. `None`: that matters to nobody, its worker is gone.
+        outcome: Option<Outcome>,
     },
     /// There is no worker to ask.
     #[error("cannot start {}: {reason}", program.display())]
@@ -253,6 +256,22 @@ impl Failure {
         kind.to_owned()
     }
 
+    /// Whether a call that a running service did not answer may have been executed, where that is the question.
+    fn outcome(&self) -> Option<Outcome> {
+        match self {
+            Failure::Deadline { outcome, .. } => *outcome,
+            Failure::NoService { .. } => Some(Outcome::NeverSent),
+            Failure::Call { kind, .. } => Some(match kind {
+                CallKind::BacklogFull
+                | CallKind::PermissionDenied
+                | CallKind::NoSocket
+                | CallKind::NeverSent => Outcome::NeverSent,
+                CallKind::NoAnswer | CallKind::OutcomeUnknown => Outcome::Unknown,
+            }),
+            _ => None,
+        }
+    }
+
     /// For people: `task: a.txt:3:5: "abc" is not a number`, then the worker's last words if it had any.
     pub fn text(&self) -> String {
         let mut text = format!("task: {}{}", self.place(), Escaped(&self.to_string()));
@@ -270,7 +289,8 @@ impl Failure {
     pub fn json(&self) -> String {
         let Place { input, line, column } = self.place();
         let stderr = self.last_words();
-        let error = ErrorLine { kind: self.kind(), message: self.to_string(), input, line, column, stderr };
+        let (kind, message, outcome) = (self.kind(), self.to_string(), self.outcome());
+        let error = ErrorLine { kind, message, input, line, column, outcome, stderr };
         // Strings and integers alone: this cannot fail.
         let line = serde_json::to_string(&Document { error }).unwrap_or_else(|error| error.to_string());
         safe_json(&line).into_owned()
@@ -365,6 +385,8 @@ struct ErrorLine<'a> {
     line: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     column: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<Outcome>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     stderr: &'a [String],
 }
@@ -384,6 +406,26 @@ mod tests {
             reason: "it exited with status 3".into(),
             stderr: vec!["no \u{1b}[31mluck".into(), "bye".into()],
         }
+    }
+
+    fn deadline(outcome: Option<Outcome>) -> Failure {
+        Failure::Deadline { limit: Duration::from_millis(1500), outcome }
+    }
+
+    #[test]
+    fn a_call_without_an_answer_says_whether_it_may_have_been_executed() {
+        let member = |failure: &Failure| {
+            serde_json::from_str::<serde_json::Value>(&failure.json()).unwrap()["error"]["outcome"].clone()
+        };
+        assert_eq!(
+            deadline(Some(Outcome::Unknown)).text(),
+            "task: outcome unknown: no answer within 1.5s (--timeout)"
+        );
+        assert_eq!(member(&deadline(Some(Outcome::Unknown))), "unknown");
+        assert_eq!(member(&deadline(Some(Outcome::NeverSent))), "never_sent");
+        assert!(member(&deadline(None)).is_null() && member(&not_a_number()).is_null());
+        let call = |kind| member(&Failure::Call { kind, message: "no".into() });
+        assert_eq!((call(CallKind::BacklogFull), call(CallKind::NoAnswer)), ("never_sent".into(), "unknown".into()));
     }
 
     #[test]
@@ -448,7 +490,7 @@ mod tests {
         let endings = [
             (Failure::Usage("what?".into()), Ending::Code(2), "usage"),
             (not_a_number(), Ending::Code(1), "not_a_number"),
-            (Failure::Deadline { limit: Duration::from_millis(500) }, Ending::Code(124), "deadline"),
+            (deadline(None), Ending::Code(124), "deadline"),
             (died(), Ending::Code(1), "cannot_start"),
             (
                 Failure::InputConsumed { bytes: Some(7), cause: Some(cause()) },
@@ -475,8 +517,7 @@ mod tests {
 
     #[test]
     fn a_deadline_says_how_long_it_was_and_a_usage_error_where_to_read_on() {
-        let deadline = Failure::Deadline { limit: Duration::from_millis(1500) };
-        assert_eq!(deadline.text(), "task: no answer within 1.5s (--timeout)");
+        assert_eq!(deadline(None).text(), "task: no answer within 1.5s (--timeout)");
         assert_eq!(Failure::Usage("what?".into()).text(), "task: what?; see task --help");
     }
 }

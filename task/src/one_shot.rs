@@ -9,7 +9,6 @@ use task_host::spawn::WorkerSpec;
 use task_host::supervisor::{Policy, Supervisor};
 use task_proto::limits::Limits;
 
-use crate::answer::Answer;
 use crate::args::{Config, Verbosity};
 use crate::ask::{self, Asker, ended_failure, unusual};
 use crate::exit::{self, Failure};
@@ -93,7 +92,7 @@ async fn answered(config: &Config, input: Input, supervisor: &Supervisor) -> Res
         asking,
         only: config.only,
         traced: false,
-        json: Answer::json,
+        elsewhere: false,
         client: |attachments| Client::new(supervisor, attachments, |_| true),
     };
     let ready = async || supervisor.ready().await.map_err(|ended| ended_failure(asking, &ended));

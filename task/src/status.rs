@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::json;
+use task_host::client::Outcome;
 use task_host::control::{CONTROL_SOCKET, Caller, Child, ControlError, Report, State};
 use task_host::record::safe_json;
 use task_host::run_dir::Base;
@@ -28,7 +29,7 @@ async fn ask(call: ControlCall, config: &ControlConfig) -> Result<String, Failur
     let chosen = config.runtime_dir.as_deref();
     let base = Base::existing(chosen).map_err(|error| Failure::RuntimeDir(error.to_string()))?;
     let Some(base) = base else { return Err(Failure::NoService { place: Base::place(chosen) }) };
-    let failed = |error| failure(error, base.path());
+    let failed = |error| failure(call, error, base.path());
     let caller = Caller::connect(base.path().join(CONTROL_SOCKET)).await.map_err(failed)?;
     match call {
         ControlCall::Status => {
@@ -47,13 +48,17 @@ async fn ask(call: ControlCall, config: &ControlConfig) -> Result<String, Failur
     }
 }
 
-fn failure(error: ControlError, directory: &Path) -> Failure {
+fn failure(call: ControlCall, error: ControlError, directory: &Path) -> Failure {
+    let message = match call {
+        ControlCall::Status => error.to_string(),
+        ControlCall::Restart | ControlCall::Stop => format!("{}: {error}", Outcome::Unknown),
+    };
     match error {
         ControlError::NoService => Failure::NoService { place: directory.to_owned() },
         ControlError::Refused(why) => Failure::NotRestarted(why),
         ControlError::Connect(cause) => ask::unreachable(directory.join(CONTROL_SOCKET), &cause),
-        ControlError::Silent => Failure::Call { kind: CallKind::NoAnswer, message: error.to_string() },
-        ControlError::Lost(_) => Failure::Call { kind: CallKind::OutcomeUnknown, message: error.to_string() },
+        ControlError::Silent => Failure::Call { kind: CallKind::NoAnswer, message },
+        ControlError::Lost(_) => Failure::Call { kind: CallKind::OutcomeUnknown, message },
     }
 }
 

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::path::PathBuf;
 
+use serde::Serialize;
 use tarpc::ServerError;
 use tarpc::client::RpcError;
 use task_proto::crash::Crash;
@@ -13,7 +14,8 @@ use crate::supervisor::Ended;
 use crate::verdict::Death;
 
 /// Whether a call without a reply may have been executed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// It was not.
     NeverSent,

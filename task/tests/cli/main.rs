@@ -9,6 +9,7 @@
 mod answers;
 mod bad_input;
 mod bad_surroundings;
+mod call;
 mod invocation;
 mod logs;
 mod makefile;

@@ -236,7 +236,10 @@ fn with_nothing_running_status_restart_and_stop_say_so() {
             home.task([command]).ends_beside_others().fails(3, &format!("task: {said}"));
             let json = home.task([command, "--json"]).ends_beside_others();
             assert_eq!(json.status.code(), Some(3));
-            assert_eq!(json.json_error(), serde_json::json!({"kind": "no_service", "message": said}));
+            assert_eq!(
+                json.json_error(),
+                serde_json::json!({"kind": "no_service", "message": said, "outcome": "never_sent"})
+            );
         }
     };
     none();
