@@ -516,6 +516,19 @@ mod tests {
     }
 
     #[test]
+    fn lost_input_has_its_bytes_counted_only_where_they_are_known() {
+        let said = |bytes, cause: Option<&str>| {
+            Failure::InputConsumed { bytes, cause: cause.map(Into::into) }.to_string()
+        };
+        let known = said(Some(7), Some("exited 3"));
+        assert!(known.starts_with("the worker died (exited 3) after it had read 7 bytes of"), "{known}");
+        for (cause, who) in [(Some("exited 3"), "the worker died (exited 3)"), (None, "the connection was lost")] {
+            let unknown = said(None, cause);
+            assert!(unknown.starts_with(&format!("{who} after it may have read from")), "{unknown}");
+        }
+    }
+
+    #[test]
     fn a_deadline_says_how_long_it_was_and_a_usage_error_where_to_read_on() {
         assert_eq!(deadline(None).text(), "task: no answer within 1.5s (--timeout)");
         assert_eq!(Failure::Usage("what?".into()).text(), "task: what?; see task --help");

@@ -26,7 +26,7 @@ pub enum Verdict {
     /// That worker lives.
     Alive {
         /// How many bytes of input that cannot be read again have been read on the connection; `None`: no such input
-        /// has been begun, so far.
+        /// has been begun, so far. 0: it has been, and nobody knows how far.
         consumed: Option<u64>,
     },
     /// That worker is gone.

@@ -62,11 +62,13 @@ pub(super) fn of(error: RpcError, sent: bool, greeted: bool) -> Loss {
 /// What is lost of an input that cannot be read again with a connection of this verdict; `None` where the verdict
 /// proves that nothing was read, or will be.
 pub(super) fn spent(verdict: Verdict) -> Option<Spent> {
+    // A worker says that it begins before it reads, and how far it is after that: up to a block may have been read.
+    let known = |bytes: Option<u64>| bytes.filter(|bytes| *bytes > 0);
     match verdict {
         Verdict::Died { consumed: None, .. } => None,
-        Verdict::Died { consumed: bytes, death } => Some(Spent { bytes, death: Some(death) }),
+        Verdict::Died { consumed, death } => Some(Spent { bytes: known(consumed), death: Some(death) }),
         // It may begin yet.
-        Verdict::Alive { consumed: bytes } => Some(Spent { bytes, death: None }),
+        Verdict::Alive { consumed } => Some(Spent { bytes: known(consumed), death: None }),
         Verdict::Unknown => Some(Spent::default()),
     }
 }
@@ -170,6 +172,9 @@ mod tests {
         assert_eq!(spent(died(None)), None);
         assert_eq!(spent(died(Some(7))), of(Some(7), Some(death())));
         assert_eq!(spent(Verdict::Unknown), of(None, None));
+        // It had begun, and nobody knows how far it came.
+        assert_eq!(spent(died(Some(0))), of(None, Some(death())));
+        assert_eq!(spent(Verdict::Alive { consumed: Some(0) }), of(None, None));
         // It may begin yet.
         assert_eq!(spent(Verdict::Alive { consumed: None }), of(None, None));
         assert_eq!(spent(Verdict::Alive { consumed: Some(3) }), of(Some(3), None));
