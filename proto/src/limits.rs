@@ -179,8 +179,6 @@ pub const LOG_RECORD: usize = 1024 * 1024;
 /// Run directories that one start looks at when it sweeps, so that a start stays quick.
 pub const SWEEP: usize = 1024;
 
-/// Hand-overs that SIGHUP may have asked for: one under way, and one that begins after it.
-pub const PENDING_RELOADS: usize = 2;
 /// For a host's answer to a control call: it has it at hand, so one that is silent is stopped or hangs.
 pub const CONTROL: Duration = Duration::from_secs(5);
 /// Connections of a control socket that are served at once: a few people and scripts, and clients whose call was lost.

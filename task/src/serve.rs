@@ -5,10 +5,11 @@
 //! other way; the lock is last.
 
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::sync::Arc;
 
-use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
+use futures::FutureExt as _;
+use futures::future::{Fuse, FusedFuture as _};
 use listenfd::ListenFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -23,7 +24,7 @@ use task_host::socket::{Socket, remove_stale};
 use task_host::spawn::WorkerSpec;
 use task_host::store::{SERVE, Store};
 use task_host::supervisor::{Ended, Policy, Restart, ServicePhase, Status, Supervisor};
-use task_proto::limits::{Limits, PENDING_RELOADS};
+use task_proto::limits::Limits;
 use tokio::sync::Notify;
 use tracing_subscriber::layer::SubscriberExt;
 
@@ -143,10 +144,16 @@ async fn watched(
 ) -> Result<(), Failure> {
     let notifier = Notifier::from_env();
     let mut status = supervisor.status();
-    let mut reloads = FuturesUnordered::new();
+    let mut reload = pin!(Fuse::terminated());
+    let mut reload_wanted = false;
     let mut ready = false;
     notifier.tell(None, &words(&status.borrow()));
     let stopped_by = loop {
+        if reload_wanted && reload.is_terminated() {
+            reload_wanted = false;
+            notifier.tell(Some(News::Reloading), "handing over to a new worker");
+            reload.set(supervisor.hand_over().fuse());
+        }
         tokio::select! {
             biased;
             signal = signals.next() => match signal {
@@ -154,13 +161,14 @@ async fn watched(
                     tracing::info!("the terminal has gone");
                     break Some(signal);
                 }
-                // One that is under way may have begun before what this one is about.
-                Signal::HangUp if reloads.len() < PENDING_RELOADS => {
-                    tracing::info!("{signal}: handing over to a new worker");
-                    notifier.tell(Some(News::Reloading), "handing over to a new worker");
-                    reloads.push(supervisor.hand_over());
+                // The worker of a hand-over that is under way may have started before what this signal is about: so
+                // another one follows it, for however many signals come meanwhile.
+                Signal::HangUp => {
+                    let follows = if reload.is_terminated() { "" } else { ", after the one that is starting" };
+                    tracing::info!("{signal}: handing over to a new worker{follows}");
+                    reload_wanted = true;
                 }
-                Signal::HangUp | Signal::Pipe => {}
+                Signal::Pipe => {}
                 Signal::Interrupt | Signal::Terminate | Signal::Quit => {
                     tracing::info!("{signal}");
                     break Some(signal);
@@ -171,10 +179,7 @@ async fn watched(
                 break None;
             }
             // The supervisor has told the log how it went.
-            Some(_) = reloads.next() => {
-                let status = status.borrow();
-                notifier.tell(Some(News::Ready), &words(&status));
-            }
+            _ = &mut reload => notifier.tell(Some(News::Ready), &words(&status.borrow())),
             changed = status.changed() => {
                 let status = status.borrow_and_update();
                 if let ServicePhase::Ended(ended) = &status.phase {
@@ -205,7 +210,7 @@ async fn stopped(supervisor: &Supervisor, signals: &mut Signals, by: Option<Sign
         let limit = Policy::SERVICE.drain.as_secs();
         tracing::info!("answering {calls} calls, for at most {limit} s; another signal ends at once");
     }
-    let mut stop = std::pin::pin!(supervisor.stop());
+    let mut stop = pin!(supervisor.stop());
     loop {
         tokio::select! {
             biased;

@@ -188,9 +188,14 @@ impl Running {
 
     /// Waits until its standard error holds this text.
     pub fn hears(&self, text: &str) {
+        self.hears_times(text, 1);
+    }
+
+    /// Waits until its standard error holds this text so many times.
+    pub fn hears_times(&self, text: &str, times: usize) {
         let until = Instant::now() + PATIENCE;
         let mut heard = self.stderr.bytes.lock().unwrap();
-        while !String::from_utf8_lossy(&heard.0).contains(text) {
+        while String::from_utf8_lossy(&heard.0).matches(text).count() < times {
             let left = until.saturating_duration_since(Instant::now());
             let said = String::from_utf8_lossy(&heard.0).into_owned();
             assert!(!left.is_zero() && !heard.1, "{}\nnever said {text:?}, but {said:?}", self.shown);

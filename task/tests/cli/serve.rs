@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Instant;
 
@@ -320,6 +320,51 @@ fn restart_and_hang_up_bring_a_new_worker_and_the_old_one_goes() {
     service.hears("generation=3");
     home.task(["restart", "--json"]).ends_beside_others().answers("{\"generation\":4}\n");
     answers(&home);
+    stopped(service);
+}
+
+/// A worker that waits, where there is a gate, until somebody opens it.
+fn gated(home: &Home) -> (String, PathBuf) {
+    let (program, gate) = (home.path("gated-rpc"), home.path("gate"));
+    let rpc = Path::new(TASK).with_file_name("task-rpc");
+    let script = format!("#!/bin/sh\n[ ! -e {gate} ] || cat {gate}\nexec {rpc} \"$@\"\n", gate = gate.display(), rpc = rpc.display());
+    // Not written by this process, see above.
+    let write = home.run("sh", ["-c", "cat >\"$0\" && chmod +x \"$0\"", program.to_str().unwrap()]);
+    write.stdin(script).ends().answers("");
+    (program.to_str().unwrap().to_owned(), gate)
+}
+
+#[test]
+fn a_hang_up_that_comes_when_a_new_worker_has_started_brings_another_one_and_many_bring_no_more() {
+    let home = Home::new();
+    let (program, gate) = gated(&home);
+    let service = serves(&home, &["--rpc-bin", &program]);
+    let hang_up = |times| {
+        signal(&service, Signal::HUP);
+        service.hears_times("SIGHUP: handing over", times);
+    };
+    // The first worker answers this call for as long as the test likes, and so the third cannot start.
+    let mut call = home.task(["call", "mean"]).with(|c| c.stdin(Stdio::piped())).starts(Stdio::piped());
+    let until = Instant::now() + PATIENCE;
+    while status(&home)["calls"]["in_flight"] == 0 {
+        assert!(Instant::now() < until, "the call is not in flight");
+    }
+    hang_up(1);
+    service.hears_times(" ready in ", 2);
+    hang_up(2);
+    hang_up(3);
+    home.run("mkfifo", [&gate]).ends_beside_others().answers("");
+    call.stdin().take().unwrap().write_all(b"1 2 3").unwrap();
+    call.ends_beside_others().answers("2\n");
+    service.hears("generation=3");
+    for times in 4..8 {
+        hang_up(times);
+    }
+    let opened = fs::OpenOptions::new().write(true).open(&gate).unwrap();
+    fs::remove_file(&gate).unwrap();
+    drop(opened);
+    service.hears_times(" ready in ", 4);
+    home.task(["restart"]).ends_beside_others().answers("generation 5 serves\n");
     stopped(service);
 }
 
