@@ -19,12 +19,22 @@ pub trait Control {
     /// How the service stands.
     async fn status() -> Report;
     /// Starts the next generation beside the one that serves, and returns its number once it serves in its place.
-    async fn restart() -> Result<u64, String>;
+    async fn restart() -> Result<u64, NotRestarted>;
     /// Begins an orderly stop. The connection ends when the service has.
     async fn stop();
     /// What is known of a connection to this generation, of the host whose run is called `instance`: another host has
     /// other generations of the same numbers, and knows nothing of this one's.
     async fn verdict(instance: String, generation: u64, connection: u64) -> Verdict;
+}
+
+/// Why no other worker serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{why}")]
+pub struct NotRestarted {
+    /// What became of it.
+    pub why: String,
+    /// The last lines of its stderr, oldest first, fit to be shown.
+    pub stderr_tail: Vec<String>,
 }
 
 /// How a service stands.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use task_host::client::Outcome;
+use task_host::control::NotRestarted;
 use task_host::lock::LockError;
 use task_host::record::safe_json;
 use task_host::screen::Escaped;
@@ -95,7 +96,7 @@ pub enum Failure {
     AlreadyServing(LockError),
     /// The new worker did not come to serve.
     #[error("not restarted: {0}")]
-    NotRestarted(String),
+    NotRestarted(NotRestarted),
     /// Workers died one after another before they had answered anything.
     #[error("gave up: workers die before they have answered a call, the last one {why}")]
     GaveUp {
@@ -321,7 +322,8 @@ impl Failure {
         match self {
             Failure::CannotStart { stderr, .. }
             | Failure::Crashed { stderr, .. }
-            | Failure::GaveUp { stderr, .. } => stderr,
+            | Failure::GaveUp { stderr, .. }
+            | Failure::NotRestarted(NotRestarted { stderr_tail: stderr, .. }) => stderr,
             _ => &[],
         }
     }

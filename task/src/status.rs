@@ -55,7 +55,7 @@ fn failure(call: ControlCall, error: ControlError, directory: &Path) -> Failure 
     };
     match error {
         ControlError::NoService => Failure::NoService { place: directory.to_owned() },
-        ControlError::Refused(why) => Failure::NotRestarted(why),
+        ControlError::NotRestarted(refused) => Failure::NotRestarted(refused),
         ControlError::Connect(cause) => ask::unreachable(directory.join(CONTROL_SOCKET), &cause),
         ControlError::Silent => Failure::Call { kind: CallKind::NoAnswer, message },
         ControlError::Lost(_) => Failure::Call { kind: CallKind::OutcomeUnknown, message },

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::server::limits;
-use super::{ControlClient, Report};
+use super::{ControlClient, NotRestarted, Report};
 use crate::client;
 use crate::verdict::Verdict;
 use crate::watched::Watched;
@@ -44,7 +44,7 @@ pub enum ControlError {
     Lost(#[source] RpcError),
     /// The new worker did not come to serve; the old one goes on.
     #[error("{0}")]
-    Refused(String),
+    NotRestarted(NotRestarted),
 }
 
 impl Caller {
@@ -76,7 +76,7 @@ impl Caller {
 
     /// Starts the next generation, and returns its number once it serves in place of the last.
     pub async fn restart(&self) -> Result<u64, ControlError> {
-        self.client.restart(context(HAND_OVER + CONTROL)).await?.map_err(ControlError::Refused)
+        self.client.restart(context(HAND_OVER + CONTROL)).await?.map_err(ControlError::NotRestarted)
     }
 
     /// What is known of a connection to this generation, of the host whose run is called `instance`.

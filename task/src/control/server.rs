@@ -23,9 +23,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use super::{Control, Report};
+use super::{Control, NotRestarted, Report};
 use crate::socket::Socket;
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Ended, HandOverError, Supervisor};
 use crate::verdict::Verdict;
 
 /// Answers control calls about `supervisor` until it is dropped, which closes all connections. Whoever asks for the
@@ -152,9 +152,18 @@ impl Control for Answers {
         self.supervisor.report()
     }
 
-    async fn restart(self, _: Context) -> Result<u64, String> {
+    async fn restart(self, _: Context) -> Result<u64, NotRestarted> {
         let _busy = self.peer.work();
-        self.supervisor.hand_over().await.map_err(|error| error.to_string())
+        self.supervisor.hand_over().await.map_err(|error| NotRestarted {
+            why: error.to_string(),
+            stderr_tail: match error {
+                HandOverError::Start(failure) | HandOverError::Ended(Ended::StartFailed(failure)) => {
+                    failure.stderr_tail.clone()
+                }
+                HandOverError::Ended(Ended::Died(death)) => death.stderr_tail.clone(),
+                HandOverError::Queued | HandOverError::Ended(Ended::Stopped) => Vec::new(),
+            },
+        })
     }
 
     async fn stop(self, _: Context) {
