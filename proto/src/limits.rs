@@ -113,6 +113,11 @@ pub const SUPERVISOR_QUEUE: usize = 8;
 pub const DEATHS_KEPT: usize = 64;
 /// How often a call is sent again: the end of a worker that closes every connection without a reason.
 pub const RESENDS: u32 = 100;
+/// Before a call is sent for the third time by a client that was turned away twice; it doubles up to
+/// [`RESEND_PAUSE_MAX`]. The second time comes at once: a worker that drains turns everybody away.
+pub const RESEND_PAUSE: Duration = Duration::from_millis(1);
+/// The longest such wait: fifty tries a second cost next to nothing, and room is soon found.
+pub const RESEND_PAUSE_MAX: Duration = Duration::from_millis(20);
 /// Connections that may wait to be accepted while a worker is replaced.
 pub const BACKLOG: i32 = 128;
 /// A handshake datagram, in bytes.

@@ -25,10 +25,10 @@ use tarpc::client::stub::Stub;
 use tarpc::context::Context;
 use tarpc::trace::{SamplingDecision, TraceId};
 use task_proto::crash;
-use task_proto::limits::{Limits, NO_DEADLINE, RESENDS, SLOW_CALL};
+use task_proto::limits::{Limits, NO_DEADLINE, RESEND_PAUSE, RESEND_PAUSE_MAX, RESENDS, SLOW_CALL};
 use task_proto::wire;
 use tokio::sync::Mutex;
-use tokio::time::timeout_at;
+use tokio::time::{sleep, timeout_at};
 
 use self::connection::{Connection, Message};
 pub use self::error::{CallError, Outcome};
@@ -125,13 +125,15 @@ where
         if let Some(spent) = &state.spent {
             return Err(spent.clone().into());
         }
-        let stream = tokio::select! {
+        let connection = tokio::select! {
             biased;
             ended = self.service.ended() => return Err(CallError::Ended { outcome, ended }),
-            stream = self.service.connect() => stream
-                .map_err(|cause| CallError::Unreachable { outcome, path: self.service.path(), cause })?,
+            stream = self.service.connect() => stream.and_then(|stream| {
+                Ok(Connection::over(stream, &self.limits, &self.attachments)?)
+            }),
         };
-        let connection = Arc::new(Connection::over(stream, &self.limits, &self.attachments));
+        let unreachable = |cause| CallError::Unreachable { outcome, path: self.service.path(), cause };
+        let connection = Arc::new(connection.map_err(unreachable)?);
         state.connection = Some(Arc::clone(&connection));
         Ok(connection)
     }
@@ -176,7 +178,11 @@ where
     /// The error is `None` when the deadline has passed.
     async fn answer(&mut self) -> Result<Resp, Option<CallError>> {
         let mut times = 0;
+        let mut pause = Duration::ZERO;
         loop {
+            if !pause.is_zero() {
+                sleep(pause).await;
+            }
             let connection = self.client.connected(self.outcome).await?;
             connection.begin_use();
             let mut reply = pin!(connection.channel().call(self.context, Arc::clone(self.message)));
@@ -201,8 +207,12 @@ where
                     let unread = matches!(loss, Loss::NeverExecuted);
                     self.client.lose(&connection, unread).await;
                     // Clients that are more than the service has room for make each other give way, for as long as
-                    // each of them likes: that is no sign of a broken worker.
+                    // each of them likes: that is no sign of a broken worker. But who is turned away again and again
+                    // does not ask all the time.
                     times += u32::from(unread);
+                    if self.resends > 0 && !unread {
+                        pause = (pause * 2).clamp(RESEND_PAUSE, RESEND_PAUSE_MAX);
+                    }
                 }
                 Loss::Unknown(cause) => {
                     self.outcome = Outcome::Unknown;

@@ -1,9 +1,10 @@
 //! One connection to a worker: its channel, who serves it, and whether it was used.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{Shutdown, shutdown};
 use serde::de::DeserializeOwned;
 use serde::{Serialize, Serializer};
@@ -19,8 +20,8 @@ use tokio::task::JoinHandle;
 pub(super) struct Connection<Req, Resp> {
     channel: Channel<Arc<Message<Req>>, Resp>,
     greeting: Arc<OnceLock<Greeting>>,
-    /// Another descriptor of the socket; `None` should there have been no room for one.
-    socket: Option<OwnedFd>,
+    /// Another descriptor of the socket.
+    socket: OwnedFd,
     /// How many calls were handed to it that may have been executed.
     uses: AtomicUsize,
     dispatch: JoinHandle<()>,
@@ -31,8 +32,13 @@ where
     Req: RequestName + Serialize + Send + Sync + 'static,
     Resp: DeserializeOwned + Send + 'static,
 {
-    pub(super) fn over(stream: UnixStream, limits: &Limits, attachments: &[Arc<OwnedFd>]) -> Self {
-        let socket = stream.as_fd().try_clone_to_owned().ok();
+    /// Fails where no descriptor is free for another of the socket.
+    pub(super) fn over(
+        stream: UnixStream,
+        limits: &Limits,
+        attachments: &[Arc<OwnedFd>],
+    ) -> Result<Self, Errno> {
+        let socket = fcntl_dupfd_cloexec(&stream, 0)?;
         // A worker sends no descriptors.
         let transport = wire::client(FdStream::new(stream, 0), limits);
         for attachment in attachments {
@@ -45,7 +51,7 @@ where
                 tracing::debug!("connection: {error}");
             }
         });
-        Connection { channel: client.client, greeting, socket, uses: AtomicUsize::new(0), dispatch }
+        Ok(Connection { channel: client.client, greeting, socket, uses: AtomicUsize::new(0), dispatch })
     }
 }
 
@@ -61,12 +67,8 @@ impl<Req, Resp> Connection<Req, Resp> {
 
     /// Ends it after what was received by now, which is still read.
     pub(super) fn end_reading(&self) {
-        if let Some(socket) = &self.socket {
-            // It fails only where the connection has ended already.
-            let _ = shutdown(socket, Shutdown::Read);
-        } else {
-            self.dispatch.abort();
-        }
+        // It fails only where the connection has ended already.
+        let _ = shutdown(&self.socket, Shutdown::Read);
     }
 
     /// Whether a call that was handed to it may have been executed.

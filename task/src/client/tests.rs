@@ -3,10 +3,11 @@
 use std::io::PipeWriter;
 
 use futures::{FutureExt as _, SinkExt as _, StreamExt as _};
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::net::{Shutdown, shutdown};
 use serde::Deserialize;
 use tarpc::{ClientMessage, Response};
-use task_proto::wire::{FdStream, Greeting, ServerTransport};
+use task_proto::wire::{ConnectError, FdStream, Greeting, ServerTransport};
 use tempfile::TempDir;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
@@ -198,6 +199,84 @@ async fn requests_that_cannot_be_sent_are_tried_for_ever_and_those_that_vanish_a
         }
         () = serve => {}
     }
+}
+
+#[tokio::test]
+async fn whoever_is_always_turned_away_does_not_ask_all_the_time() {
+    const SHORT: Duration = Duration::from_millis(500);
+    let fake = Fake::new();
+    let client = fake.client(Vec::new());
+    let mut times = 0;
+    let serve = async {
+        loop {
+            fake.refused().await;
+            times += 1;
+        }
+    };
+    tokio::select! {
+        answer = client.call(asked(SHORT), big()) => {
+            assert!(matches!(answer, Err(CallError::Deadline { .. })), "{answer:?}");
+        }
+        () = serve => {}
+    }
+    assert!((2..50).contains(&times), "{times} times within {SHORT:?}");
+}
+
+#[tokio::test]
+async fn a_request_that_fails_in_writing_before_anybody_greets_is_executed_by_the_next() {
+    let fake = Fake::new();
+    let (client, _writer) = fake.client_with_pipe();
+    let serve = async {
+        // Bytes that it has not read: its client gets ECONNRESET where it reads, EPIPE where it writes.
+        let (stream, _) = fake.listener.accept().await.unwrap();
+        stream.readable().await.unwrap();
+        drop(stream);
+        answer(&mut fake.greeted().await).await;
+    };
+    let (answer, ()) = meanwhile(client.call(asked(LIMIT), big()), serve).await;
+    assert_eq!(answer.unwrap(), "the answer");
+}
+
+#[tokio::test]
+async fn a_request_that_fails_in_writing_where_nobody_follows_was_never_sent() {
+    let Fake { home, listener } = Fake::new();
+    let client = Client::<Ask, String>::at(home.path().join("rpc.sock"), Vec::new(), |_| true);
+    let serve = async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        stream.readable().await.unwrap();
+        drop((listener, stream));
+    };
+    let (answer, ()) = meanwhile(client.call(asked(LIMIT), big()), serve).await;
+    assert!(
+        matches!(
+            answer,
+            Err(CallError::Unreachable { outcome: Outcome::NeverSent, cause: ConnectError::Refused, .. })
+        ),
+        "{answer:?}"
+    );
+}
+
+/// In a process of its own: other tests need descriptors.
+#[test]
+fn a_call_for_which_there_is_no_second_descriptor_was_never_sent() {
+    let test = ["--exact", "client::tests::no_second_descriptor", "--ignored", "--nocapture"];
+    let output = std::process::Command::new("/proc/self/exe").args(test).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{output:?}");
+}
+
+#[tokio::test]
+#[ignore = "uses up all descriptors"]
+async fn no_second_descriptor() {
+    let fake = Fake::new();
+    let client = fake.client(Vec::new());
+    let mut used: Vec<_> = std::iter::from_fn(|| fcntl_dupfd_cloexec(&fake.listener, 0).ok()).collect();
+    // For the connection's own.
+    used.pop();
+    let error = client.call(asked(LIMIT), small()).await.unwrap_err();
+    drop(used);
+    let said = error.to_string();
+    assert!(said.starts_with("never sent: cannot connect to /") && said.contains("Too many open files"), "{said}");
 }
 
 #[tokio::test]
