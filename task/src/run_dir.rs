@@ -90,9 +90,11 @@ impl Base {
         Base::at(&Base::place(chosen))
     }
 
-    /// Opens it as [`Base::open`] does, but makes nothing: `None` where it is not there.
+    /// Opens it as [`Base::open`] does, but makes nothing: `None` where it is not there. Root may look into anybody's
+    /// that was chosen, as a service answers root like its own user.
     pub fn existing(chosen: Option<&Path>) -> Result<Option<Self>, RunDirError> {
-        match Base::checked(&Base::place(chosen).components().collect::<PathBuf>()) {
+        let whose = if chosen.is_some() && rustix::process::geteuid().is_root() { Whose::Anybodys } else { Whose::Ours };
+        match Base::checked(&Base::place(chosen).components().collect::<PathBuf>(), whose) {
             Err(RunDirError::Io { cause: Errno::NOENT, .. }) => Ok(None),
             opened => opened.map(Some),
         }
@@ -111,11 +113,11 @@ impl Base {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             made => made.map_err(|error| fault("make", &path)(errno(&error)))?,
         }
-        Base::checked(&path)
+        Base::checked(&path, Whose::Ours)
     }
 
-    fn checked(path: &Path) -> Result<Self, RunDirError> {
-        let fd = check(path)?;
+    fn checked(path: &Path, whose: Whose) -> Result<Self, RunDirError> {
+        let fd = check(path, whose)?;
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         Ok(Base { fd, path })
     }
@@ -277,7 +279,7 @@ fn place(chosen: Option<&Path>, xdg: Option<&OsStr>, tmp: &Path) -> PathBuf {
     if let Some(path) = chosen {
         return path.to_owned();
     }
-    let ours = |path: &&Path| path.is_absolute() && check(path).is_ok() && writable(path);
+    let ours = |path: &&Path| path.is_absolute() && check(path, Whose::Ours).is_ok() && writable(path);
     match xdg.map(Path::new).filter(ours) {
         Some(xdg) => xdg.join("task"),
         None => tmp.join(format!("task-{}", rustix::process::geteuid().as_raw())),
@@ -311,13 +313,20 @@ fn clear(dir: &OwnedFd) -> Result<(), Errno> {
     unlinkat(dir, LOCK, AtFlags::empty())
 }
 
-/// Opens a directory that must be ours, with nobody else allowed to write in it.
-fn check(path: &Path) -> Result<OwnedFd, RunDirError> {
+/// Whose a directory may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Ours,
+    Anybodys,
+}
+
+/// Opens a directory that must belong to such a user, with nobody else allowed to write in it.
+fn check(path: &Path, whose: Whose) -> Result<OwnedFd, RunDirError> {
     let fd = rustix::fs::open(path, DIRECTORY, Mode::empty()).map_err(fault("use", path))?;
     let stat = fstat(&fd).map_err(fault("use", path))?;
     let us = rustix::process::geteuid().as_raw();
     let mode = stat.st_mode & 0o7777;
-    if stat.st_uid != us {
+    if stat.st_uid != us && whose == Whose::Ours {
         return Err(RunDirError::Foreign { path: path.to_owned(), owner: stat.st_uid, us });
     }
     if mode & 0o022 != 0 {

@@ -581,6 +581,48 @@ fn another_user_is_refused_at_the_control_socket_even_where_the_files_let_them_i
 }
 
 #[test]
+fn root_may_ask_and_stop_the_service_of_another_user_and_makes_nothing_in_their_directory() {
+    if !geteuid().is_root() {
+        eprintln!("skipped: only root can start a service as another user");
+        return;
+    }
+    let home = Home::new();
+    // The way to it must be open to the other user.
+    fs::set_permissions(home.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+    let base = home.path("theirs");
+    fs::create_dir(&base).unwrap();
+    fs::set_permissions(&base, fs::Permissions::from_mode(0o700)).unwrap();
+    std::os::unix::fs::chown(&base, Some(65534), Some(65534)).unwrap();
+    // Not written by this process, see above.
+    for program in ["task", "task-rpc"] {
+        let from = Path::new(TASK).with_file_name(program);
+        assert!(std::process::Command::new("cp").arg(from).arg(home.path(program)).status().unwrap().success());
+    }
+    let (program, place) = (home.path("task"), base.to_str().unwrap());
+    let serve = home.run(program.to_str().unwrap(), ["serve", "--runtime-dir", place]);
+    let service = serve.with(|c| c.uid(65534).gid(65534).current_dir("/")).runtime(&base).starts(Stdio::piped());
+    service.hears(" ready in ");
+
+    let ask = |words: &[&str]| home.task([words, &["--runtime-dir", place]].concat()).ends_beside_others();
+    assert_eq!(ask(&["status", "--json"]).json()["pid"], service.pid().as_raw_nonzero().get());
+    ask(&["call", "mean", "1", "2", "6"]).answers("3\n");
+    ask(&["restart"]).answers("generation 2 serves\n");
+    let theirs = format!("task: {place} belongs to user 65534, not to user 0: choose another with --runtime-dir");
+    for words in [&["serve"][..], &["1", "2"]] {
+        ask(words).fails(1, &theirs);
+    }
+    ask(&["stop"]).answers("");
+    assert_eq!(service.ends().status.code(), Some(0));
+
+    // One that nobody has chosen must be root's own: another user may have put it there.
+    fs::rename(&base, home.path("runtime/task")).unwrap();
+    for command in ["status", "stop"] {
+        let ended = home.task([command]).ends_beside_others();
+        assert!(ended.status.code() == Some(1) && ended.stderr.contains("belongs to user 65534"), "{ended}");
+    }
+}
+
+#[test]
 fn help_names_the_commands_and_what_signals_do() {
     let home = Home::new();
     let help = home.task(["--help"]).ends();
