@@ -46,6 +46,8 @@ pub const SOCKET_LOCK_RETRY: Duration = Duration::from_millis(5);
 /// For what a killed service has left to go: its worker, which has the socket open and dies moments after it, and a
 /// child between fork and exec, which has the lock.
 pub const REMNANTS: Duration = Duration::from_secs(1);
+/// For the holder of a service's lock to let go of it that looks alive: one that was just killed does, for moments.
+pub const DYING: Duration = Duration::from_millis(200);
 /// Between two looks at these: there is no event to wait for.
 pub const REMNANTS_RETRY: Duration = Duration::from_millis(5);
 /// For a service manager to take what it is told. It reads all the time; one that does not must not hold a service up.

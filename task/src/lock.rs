@@ -13,7 +13,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, pread, pwrite};
 use rustix::process::{Pid, test_kill_process};
-use task_proto::limits::{REMNANTS, REMNANTS_RETRY};
+use task_proto::limits::{DYING, REMNANTS, REMNANTS_RETRY};
 use tokio::time::{Instant, sleep};
 
 use crate::run_dir::{Base, LOCK};
@@ -65,20 +65,25 @@ pub enum Holder {
 }
 
 impl Lock {
-    /// Takes the lock of this base directory. A holder that lives is not waited for; one that cannot be told is, for
-    /// at most [`REMNANTS`]: it may be about to write its pid, or be what a killed service has left.
+    /// Takes the lock of this base directory. A holder that lives is waited for no longer than one takes to die that
+    /// was just killed: [`DYING`]; one that cannot be told for at most [`REMNANTS`]: it may be about to write its pid,
+    /// or be what a killed service has left.
     ///
     /// # Errors
     /// [`LockError::Held`] names the holder.
     pub async fn take(base: &Base) -> Result<Self, LockError> {
-        let patience = Instant::now() + REMNANTS;
+        let began = Instant::now();
         loop {
-            match Lock::try_take(base) {
-                Err(LockError::Held { holder: Holder::Unknown, .. }) if Instant::now() < patience => {
-                    sleep(REMNANTS_RETRY).await;
-                }
-                taken => return taken,
+            let taken = Lock::try_take(base);
+            let patience = match &taken {
+                Err(LockError::Held { holder: Holder::Pid(_), .. }) => DYING,
+                Err(LockError::Held { holder: Holder::Unknown, .. }) => REMNANTS,
+                _ => return taken,
+            };
+            if began.elapsed() >= patience {
+                return taken;
             }
+            sleep(REMNANTS_RETRY).await;
         }
     }
 
@@ -162,7 +167,6 @@ fn holder(file: impl AsFd) -> Holder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures::FutureExt as _;
     use std::fs;
 
     /// A directory whose lock somebody else holds, with this text in it.
@@ -176,18 +180,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_holder_that_lives_is_named_and_not_waited_for() {
+    async fn a_holder_that_lives_is_named() {
         let (_home, base, _file) = held(&format!("{}\n", std::process::id()));
-        match Lock::take(&base).now_or_never() {
-            Some(Err(LockError::Held { holder, .. })) => assert_eq!(holder, Holder::Pid(std::process::id())),
+        match Lock::take(&base).await {
+            Err(LockError::Held { holder, .. }) => assert_eq!(holder, Holder::Pid(std::process::id())),
             other => panic!("{other:?}"),
         }
     }
 
-    /// As a child has it, until it execs, whose host was killed.
+    /// As a child has it, until it execs, whose host was killed, or the host itself, which is about to go.
     #[tokio::test]
     async fn what_a_killed_service_has_left_is_waited_for() {
-        for text in ["4194304", ""] {
+        for text in ["4194304", "", &std::process::id().to_string()] {
             let (_home, base, file) = held(text);
             let mut take = Box::pin(Lock::take(&base));
             assert!(futures::poll!(&mut take).is_pending());
