@@ -36,15 +36,11 @@ pub struct LogsArgs {
     /// Show only records up to this time
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     until: Option<Moment>,
-    /// Show only this level and those above: trace, debug, info, warn or error
-    #[arg(
-        long,
-        value_name = "LEVEL",
-        default_value = "trace",
-        hide_default_value = true,
-        ignore_case = true
-    )]
-    level: Level,
+    /// Show this level and those above: trace, debug, info, warn or error; info, or with --trace all, unless given
+    ///
+    /// An ordinary call of a service is told at debug.
+    #[arg(long, value_name = "LEVEL", ignore_case = true)]
+    level: Option<Level>,
     /// Show only what this program said: task or task-rpc
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
@@ -85,8 +81,10 @@ pub fn run(args: &LogsArgs, color: Color) -> Result<(), Failure> {
 
 impl LogsArgs {
     fn query(&self) -> Query {
+        // Who follows one call wants all of it.
+        let otherwise = if self.trace.is_some() { Level::Trace } else { Level::Info };
         Query {
-            level: self.level,
+            level: self.level.unwrap_or(otherwise),
             source: self.source.clone(),
             run: self.run.clone(),
             trace: self.trace.clone(),
@@ -244,15 +242,22 @@ mod tests {
 
     #[test]
     fn records_are_chosen_by_number_level_source_run_and_call() {
-        assert_eq!(shown(&[]), [0, 1, 2, 3]);
-        assert_eq!(shown(&["-n", "2"]), [2, 3]);
+        assert_eq!(shown(&["--level", "debug"]), [0, 1, 2, 3]);
+        assert_eq!(shown(&["-n", "2"]), [1, 3]);
         assert!(shown(&["-n", "0"]).is_empty());
-        assert_eq!(shown(&["-n", "all"]), [0, 1, 2, 3]);
+        assert_eq!(shown(&["-n", "all", "--level", "trace"]), [0, 1, 2, 3]);
         assert_eq!(shown(&["--level", "warn"]), [1, 3]);
-        assert_eq!(shown(&["--source", "task-rpc"]), [1, 2]);
+        assert_eq!(shown(&["--source", "task-rpc"]), [1]);
         assert_eq!(shown(&["--run", "9f3c"]), [0, 1]);
         assert_eq!(shown(&["--trace", "ab12"]), [2]);
         assert_eq!(shown(&["--run", "77aa", "--level", "INFO", "-n", "1"]), [3]);
+    }
+
+    #[test]
+    fn ordinary_calls_are_shown_to_whoever_asks_for_them() {
+        assert_eq!(shown(&[]), [0, 1, 3]);
+        assert_eq!(shown(&["--trace", "ab12"]), [2]);
+        assert!(shown(&["--trace", "ab12", "--level", "info"]).is_empty());
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub fn end(
     if let Err(failure) = &ended
         && !matches!(failure, Failure::Signal(_) | Failure::ClosedOutput)
     {
-        tracing::info!(kind = failure.kind(), "failed: {}", failure.text());
+        tracing::info!(kind = failure.kind(), "failed: {}", failure.text().trim_start_matches("task: "));
     }
     clear();
     keep(journal);

@@ -85,7 +85,7 @@ async fn live(config: &ServeConfig, given: Option<Socket>) -> Result<(), Failure
     if let Err(failure) = &ended
         && !matches!(failure, Failure::Signal(_))
     {
-        tracing::debug!(kind = failure.kind(), "failed: {}", failure.text());
+        tracing::debug!(kind = failure.kind(), "failed: {failure}");
     }
     log.finish();
     drop(lock);

@@ -53,7 +53,7 @@ fn a_silent_run_can_be_told_afterwards_in_full() {
             "task-rpc exited 0; pipes closed; socket removed"
         ]
     );
-    let records = records(&home, &[]);
+    let records = records(&home, &["--level", "debug"]);
     let answered = records
         .iter()
         .find(|record| record["message"] == "answered" && record["source"] == "task-rpc")
