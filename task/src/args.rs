@@ -3,6 +3,9 @@
 //! A word that begins with `-` and goes on as a number is input, not a flag: `task -5 3`, `task -inf`,
 //! `task -1,-2`. What an INPUT word *is* (number, file, standard input) is decided by [`inputs`](crate::inputs).
 
+mod amount;
+mod help;
+
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -15,10 +18,10 @@ use clap::builder::{
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use task_proto::limits::NO_DEADLINE;
 use task_proto::number::parse_token;
 use task_proto::stats::Missing;
 
+use self::amount::{duration, size};
 use crate::exit::Failure;
 use crate::logs::LogsArgs;
 
@@ -84,7 +87,7 @@ pub struct Asking {
     pub verbosity: Verbosity,
     /// What a missing value is.
     pub missing: Missing,
-    /// How long each call may take, at most [`NO_DEADLINE`].
+    /// How long each call may take, at most [`NO_DEADLINE`](task_proto::limits::NO_DEADLINE).
     pub timeout: Option<Duration>,
     /// When to colour.
     pub color: Color,
@@ -124,7 +127,7 @@ pub struct ControlConfig {
     /// Print JSON; a failure is one line of JSON on standard error
     #[arg(long, env = "TASK_JSON", hide_env = true, value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
     pub json: bool,
-    /// Where the service's sockets are
+    /// Where the service's sockets are [default: as of task serve]
     #[arg(long, env = "TASK_RUNTIME_DIR", hide_env = true, value_name = "DIR", value_parser = PathBufValueParser::new())]
     pub runtime_dir: Option<PathBuf>,
 }
@@ -329,140 +332,25 @@ fn usage(error: &clap::Error) -> Failure {
     Failure::Usage(message)
 }
 
-/// A length of time: `500ms`, `2s`, `1.5m`, `1h`; a plain number is in seconds.
-fn duration(text: &str) -> Result<Duration, String> {
-    let (amount, unit) = amount_and_unit(text)?;
-    let scale = match unit.as_str() {
-        "ms" => 1e-3,
-        "" | "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return Err(format!("{unit:?} is none of the units ms, s, m, h")),
-    };
-    match Duration::try_from_secs_f64(amount * scale) {
-        Ok(Duration::ZERO) => Err("it must be longer than nothing".into()),
-        Ok(duration) => Ok(duration.min(NO_DEADLINE)),
-        Err(_) if amount < 0.0 => Err("it must be longer than nothing".into()),
-        Err(_) => Ok(NO_DEADLINE),
-    }
-}
-
-/// An amount of memory in bytes: `1000000`, `512K`, `512M`, `1.5G`, `1T`, in powers of 1024.
-fn size(text: &str) -> Result<u64, String> {
-    let (amount, unit) = amount_and_unit(text)?;
-    let power = match unit.trim_end_matches('b').trim_end_matches('i') {
-        "" => 0,
-        "k" => 1,
-        "m" => 2,
-        "g" => 3,
-        "t" => 4,
-        _ => return Err(format!("{unit:?} is none of the units K, M, G, T")),
-    };
-    let bytes = amount * 1024_f64.powi(power);
-    if bytes < 1.0 { Err("it must be at least one byte".into()) } else { Ok(bytes as u64) }
-}
-
-fn amount_and_unit(text: &str) -> Result<(f64, String), String> {
-    let text = text.trim();
-    let (amount, unit) =
-        text.split_at(text.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(text.len()));
-    let amount = amount.trim().parse().map_err(|_| "it must begin with a number".to_owned())?;
-    Ok((amount, unit.to_ascii_lowercase()))
-}
-
 fn missing_parser() -> impl TypedValueParser<Value = Missing> {
     PossibleValuesParser::new(["error", "skip"])
         .map(|word| if word == "skip" { Missing::Skip } else { Missing::Error })
 }
-
-const LONG_ABOUT: &str = "Mean, median and mode of numbers, exactly: of any size, in any order, the same
-on every machine.
-
-task starts a worker, task-rpc, hands it the numbers, prints its answer and removes it again.
-With --only it prints one bare value, with --json one document.";
-
-const INPUT_HELP: &str = "Numbers, files, or '-' for standard input; all of them are one sequence.
-
-  task 1 2 2 3          numbers; also 1,2,2,3 or \"1 2 2 3\", -5, -inf
-  task sales.txt b.txt  files: numbers between white space or commas
-  task 7 sales.txt -    all three together
-  seq 1 100 | task      standard input, to its end
-  task                  on a terminal: an answer a line, until Ctrl-D
-  task ./5              a file named 5";
-
-const SERVE_HELP: &str = "Signals:
-  SIGINT, SIGTERM  answer what was sent, then end with status 0; a second one
-                   ends it at once, with status 0 as well
-  SIGHUP           replace the worker by a new one, without losing a call;
-                   when its terminal is gone, end as by SIGTERM
-  SIGQUIT          end at once, by that signal
-
-Exit status:
-  0  stopped as asked
-  1  it could not start, or gave up after failed starts
-  2  the command line is at fault
-
-Files, in --runtime-dir, $XDG_RUNTIME_DIR/task or /tmp/task-UID:
-  rpc.sock      the service; a socket that systemd hands over takes its place
-  control.sock  for task status, restart and stop
-  lock          held while it runs, with its process id";
-
-const AFTER_HELP: &str = "Exit status:
-  0    answered
-  1    the data or the call is at fault
-  2    the command line is at fault
-  3    no service is running (call, status, restart, stop)
-  124  no answer within --timeout
-  SIGINT, SIGTERM, SIGHUP and SIGQUIT end it after it has cleaned up; SIGPIPE
-  ends it when standard output is closed.
-
-Environment:
-  TASK_*           each flag has a twin that it beats: TASK_JSON=1,
-                   TASK_TIMEOUT=2s, TASK_RPC_BIN=/opt/task-rpc and so on
-  NO_COLOR         no colour
-  XDG_RUNTIME_DIR  where the runtime directory is (task/ in it)
-  XDG_STATE_HOME   where the log is; ~/.local/state otherwise
-
-Files:
-  task-rpc beside task, or --rpc-bin     the worker
-  $XDG_RUNTIME_DIR/task or /tmp/task-UID  the worker's socket, while it runs
-  $XDG_STATE_HOME/task/log              what happened: runs.jsonl, serve.jsonl";
-
-const CALL_HELP: &str =
-    "The input and the output are those of task --only METHOD; with --json the answer is the
-reply of the service: value, count, missing, warnings and so on.
-
-  task call median sales.txt
-  seq 1 100 | task call mean
-  task call ping            is it there?
-
--v shows the id of the call, by which task logs --trace finds it on both sides.
-
-A call that got no answer was \"never sent\" and can be repeated whatever it does, or
-its \"outcome\" is \"unknown\": it may have been executed, or may yet be. The error says
-which; with --json its member outcome is never_sent or unknown.
-
-Exit status:
-  0    answered
-  1    the data or the call is at fault, or the answer was lost
-  2    the command line is at fault
-  3    no service is running; start one with task serve
-  124  no answer within --timeout";
 
 #[derive(Parser)]
 #[command(
     name = "task",
     version,
     about = "Mean, median and mode of numbers",
-    long_about = LONG_ABOUT,
-    after_long_help = AFTER_HELP,
+    long_about = help::ABOUT,
+    after_long_help = help::TASK,
     max_term_width = 80,
     args_conflicts_with_subcommands = true,
     override_usage = "task [OPTIONS] [INPUT]...\n       task COMMAND",
 )]
 struct Cli {
     /// Numbers, files, or '-' for standard input
-    #[arg(value_name = "INPUT", long_help = INPUT_HELP)]
+    #[arg(value_name = "INPUT", long_help = help::INPUT)]
     words: Vec<OsString>,
     /// Print one statistic, bare (mode: one value a line)
     #[arg(long, value_enum, env = "TASK_ONLY", hide_env = true, value_name = "WHICH")]
@@ -525,7 +413,7 @@ struct CallArgs {
     /// The service's socket [default: rpc.sock in the runtime directory]
     #[arg(long, env = "TASK_SOCKET", hide_env = true, value_name = "PATH", value_parser = PathBufValueParser::new())]
     socket: Option<PathBuf>,
-    /// Where the service's sockets are
+    /// Where the service's sockets are [default: as of task serve]
     #[arg(long, env = "TASK_RUNTIME_DIR", hide_env = true, value_name = "DIR", value_parser = PathBufValueParser::new())]
     runtime_dir: Option<PathBuf>,
 }
@@ -600,20 +488,25 @@ fn failed_starts(text: &str) -> Result<FailedStarts, String> {
 #[derive(Subcommand)]
 enum Sub {
     /// Keep the service up in the foreground, for other programs to call
-    #[command(after_long_help = SERVE_HELP)]
+    #[command(after_long_help = help::SERVE)]
     Serve(ServeArgs),
     /// Ask a running service
-    #[command(after_long_help = CALL_HELP)]
+    #[command(after_long_help = help::CALL)]
     Call(CallArgs),
     /// Show how the service stands
+    #[command(after_long_help = help::STATUS)]
     Status(ControlConfig),
     /// Replace the service's worker by a new one, without losing a call
+    #[command(after_long_help = help::RESTART)]
     Restart(ControlConfig),
     /// Stop the service, once it has answered what it was asked
+    #[command(after_long_help = help::STOP)]
     Stop(ControlConfig),
-    /// Show what happened in earlier runs
+    /// Show what happened, in runs and under serve
+    #[command(after_long_help = help::LOGS)]
     Logs(LogsArgs),
     /// Print a completion script for a shell
+    #[command(after_long_help = help::COMPLETIONS)]
     Completions {
         /// The shell
         #[arg(value_enum)]

@@ -2,8 +2,10 @@
 
 use std::io;
 
+use clap::Command;
 use clap_complete::Shell;
 use clap_mangen::Man;
+use clap_mangen::roff::{Roff, bold, roman};
 
 use crate::args;
 use crate::exit::{Failure, print};
@@ -22,16 +24,75 @@ pub fn man() -> Result<(), Failure> {
     print(&String::from_utf8_lossy(&page))
 }
 
-/// One page with the options of every command, which otherwise would be on pages of their own.
+/// One page for all commands: nobody installs more.
 fn render(page: &mut Vec<u8>) -> io::Result<()> {
     let mut grammar = args::grammar();
     grammar.build();
-    Man::new(grammar.clone()).render(page)?;
-    for command in grammar.get_subcommands().filter(|command| command.get_name() != "help") {
-        let mut options = Vec::new();
-        Man::new(command.clone()).render_options_section(&mut options)?;
-        let heading = format!(".SH \"TASK {}\"", command.get_name().to_uppercase());
-        page.extend(String::from_utf8_lossy(&options).replace(".SH OPTIONS", &heading).into_bytes());
+    let commands = || grammar.get_subcommands().filter(|command| command.get_name() != "help");
+    let man = Man::new(grammar.clone());
+    man.render_title(page)?;
+    man.render_name_section(page)?;
+    man.render_synopsis_section(page)?;
+    man.render_description_section(page)?;
+    let mut list = Roff::new();
+    list.control("SH", ["COMMANDS"]);
+    for command in commands() {
+        list.control("TP", []);
+        list.text([bold(format!("task {}", command.get_name()))]);
+        list.text([roman(command.get_about().map(ToString::to_string).unwrap_or_default())]);
     }
-    Ok(())
+    list.to_writer(page)?;
+    man.render_options_section(page)?;
+    explain(&grammar, "SH").to_writer(page)?;
+    for command in commands() {
+        describe(command, page)?;
+    }
+    man.render_version_section(page)
+}
+
+/// A section for a command.
+fn describe(command: &Command, page: &mut Vec<u8>) -> io::Result<()> {
+    let mut head = Roff::new();
+    head.control("SH", [format!("TASK {}", command.get_name().to_uppercase()).as_str()]);
+    head.text([roman(command.get_about().map(ToString::to_string).unwrap_or_default())]);
+    head.control("PP", []);
+    let usage = command.clone().render_usage().to_string();
+    head.text([bold(usage.trim_start_matches("Usage: "))]);
+    head.to_writer(page)?;
+    // What every command has stands with task itself.
+    let own = command.clone().mut_args(|arg| match arg.get_id().as_str() {
+        "color" | "help" => arg.hide(true),
+        _ => arg,
+    });
+    if own.get_arguments().any(|arg| !arg.is_hide_set()) {
+        let mut options = Vec::new();
+        Man::new(own).render_options_section(&mut options)?;
+        page.extend(String::from_utf8_lossy(&options).replace(".SH OPTIONS", ".SS Options").into_bytes());
+    }
+    explain(command, "SS").to_writer(page)
+}
+
+/// What stands below a command's flags, with its headings as sections of this kind.
+fn explain(command: &Command, section: &str) -> Roff {
+    let text = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+    let mut explained = Roff::new();
+    for paragraph in text.split("\n\n").filter(|paragraph| !paragraph.is_empty()) {
+        let body = match paragraph.split_once(":\n") {
+            Some((title, body)) if !title.contains('\n') => {
+                let title = if section == "SH" { title.to_uppercase() } else { title.to_owned() };
+                explained.control(section, [title.as_str()]);
+                body
+            }
+            _ => {
+                explained.control("PP", []);
+                paragraph
+            }
+        };
+        explained.control("nf", []);
+        for line in body.lines() {
+            explained.text([roman(line)]);
+        }
+        explained.control("fi", []);
+    }
+    explained
 }

@@ -1,3 +1,5 @@
+use task_proto::limits::NO_DEADLINE;
+
 use super::*;
 
 fn command(line: &[&str]) -> Result<Command, Rejected> {

@@ -12,8 +12,17 @@ fn flags(help: &str) -> BTreeSet<String> {
 }
 
 fn pages(home: &Home) -> Vec<(String, String)> {
-    let commands: [&[&str]; 4] =
-        [&["--help"], &["logs", "--help"], &["completions", "--help"], &["man", "--help"]];
+    let commands: [&[&str]; 9] = [
+        &["--help"],
+        &["serve", "--help"],
+        &["call", "--help"],
+        &["status", "--help"],
+        &["restart", "--help"],
+        &["stop", "--help"],
+        &["logs", "--help"],
+        &["completions", "--help"],
+        &["man", "--help"],
+    ];
     let page = |words: &&[&str]| {
         let ended = home.task(*words).ends();
         assert!(ended.status.success() && ended.stderr.is_empty() && !ended.stdout.is_empty(), "{ended}");
@@ -57,6 +66,41 @@ fn help_fits_eighty_columns_and_names_what_there_is() {
         "TASK_JSON",
     ] {
         assert!(help.contains(word), "{word} is not in\n{help}");
+    }
+}
+
+#[test]
+fn every_command_that_can_fail_in_several_ways_names_its_exit_codes() {
+    let home = Home::new();
+    for (words, codes) in [
+        ("--help", &["0", "1", "2", "3", "124"][..]),
+        ("call --help", &["0", "1", "2", "3", "124"]),
+        ("serve --help", &["0", "1", "2"]),
+        ("status --help", &["0", "1", "2", "3"]),
+        ("restart --help", &["0", "1", "2", "3"]),
+        ("stop --help", &["0", "1", "2", "3"]),
+        ("logs --help", &["0", "1", "2"]),
+    ] {
+        let help = home.task(words.split(' ')).ends().stdout;
+        let (_, status) = help.split_once("Exit status:\n").expect(words);
+        let named =
+            status.lines().map_while(|line| line.strip_prefix("  ")).filter_map(|line| line.split_once("  "));
+        let named: Vec<_> = named.map(|(code, _)| code).filter(|code| code.parse::<u8>().is_ok()).collect();
+        assert_eq!(named, codes, "task {words}");
+    }
+}
+
+#[test]
+fn the_manual_is_one_page_that_names_no_other_and_says_all_that_help_says() {
+    let home = Home::new();
+    let manual = home.task(["man"]).ends().stdout.replace("\\-", "-").replace("\\*(Aq", "'");
+    assert!(!manual.contains("task-serve") && !manual.contains("(1)"), "{manual}");
+    for (words, page) in pages(&home) {
+        if let Some((_, explained)) = page.split_once("Exit status:\n") {
+            for line in explained.lines().map(str::trim_end).filter(|line| !line.ends_with(':')) {
+                assert!(manual.contains(line), "task {words}: {line:?} is not in the manual");
+            }
+        }
     }
 }
 
