@@ -190,7 +190,9 @@ pub fn failure(asking: &Asking, elsewhere: bool, names: &[String], error: AskErr
 /// A service that was not even reached.
 pub fn unreachable(place: PathBuf, cause: &ConnectError) -> Failure {
     let kind = match cause {
-        ConnectError::Missing | ConnectError::Refused => return Failure::NoService { place },
+        ConnectError::Missing | ConnectError::Refused => {
+            return Failure::NoService { place, stopping: false };
+        }
         ConnectError::Full => CallKind::BacklogFull,
         ConnectError::Denied => CallKind::PermissionDenied,
         ConnectError::NoSocket => CallKind::NoSocket,

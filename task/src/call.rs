@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use serde_json::json;
 use task_host::client::{CallError, Client};
+use task_host::control::{CONTROL_SOCKET, Caller, State};
 use task_host::run_dir::{Base, SOCKET};
 use task_proto::limits::Limits;
 use task_proto::stats::Pong;
@@ -61,9 +62,20 @@ async fn live(config: &CallConfig, wanted: Wanted) -> Result<(), Failure> {
     let ended = tokio::select! {
         biased;
         signal = signals.next() => Err(Failure::Signal(signal)),
-        answered = answered(config, wanted) => answered,
+        answered = told(config, wanted) => answered,
     };
     run::end(ended, &journal, signals, || ())
+}
+
+/// Asks. Where nobody takes calls there may still be the host of a service that is stopping.
+async fn told(config: &CallConfig, wanted: Wanted) -> Result<(), Failure> {
+    let mut answered = answered(config, wanted).await;
+    if let Err(Failure::NoService { place, stopping }) = &mut answered
+        && let Ok(host) = Caller::connect(place.with_file_name(CONTROL_SOCKET)).await
+    {
+        *stopping = host.status().await.is_ok_and(|report| report.state == State::Stopping);
+    }
+    answered
 }
 
 async fn answered(config: &CallConfig, wanted: Wanted) -> Result<(), Failure> {
@@ -118,6 +130,6 @@ fn socket(config: &CallConfig) -> Result<PathBuf, Failure> {
     }
     let chosen = config.runtime_dir.as_deref();
     let base = Base::existing(chosen).map_err(|error| Failure::RuntimeDir(error.to_string()))?;
-    let base = base.ok_or_else(|| Failure::NoService { place: Base::place(chosen) })?;
+    let base = base.ok_or_else(|| Failure::NoService { place: Base::place(chosen), stopping: false })?;
     Ok(base.path().join(SOCKET))
 }

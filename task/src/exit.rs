@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ pub enum Failure {
         input: Option<String>,
     },
     /// The call took too long.
-    #[error("{}no answer within {limit:?} (--timeout)", outcome.map_or_else(String::new, |outcome| format!("{outcome}: ")))]
+    #[error("{}", late(*.limit, *.outcome))]
     Deadline {
         /// How long it was given.
         limit: Duration,
@@ -86,10 +86,12 @@ pub enum Failure {
         stderr: Vec<String>,
     },
     /// Nothing runs that could be asked.
-    #[error("no service is running at {}: start one with task serve", place.display())]
+    #[error("{}", no_service(place, *.stopping))]
     NoService {
         /// Where it would be: its directory, or its socket.
         place: PathBuf,
+        /// There is one still, which takes no more calls.
+        stopping: bool,
     },
     /// A service runs already.
     #[error("{0}")]
@@ -329,6 +331,22 @@ impl Failure {
     }
 }
 
+fn no_service(place: &Path, stopping: bool) -> String {
+    let place = place.display();
+    if stopping {
+        format!("the service at {place} is stopping: start another with task serve when it has ended")
+    } else {
+        format!("no service is running at {place}: start one with task serve")
+    }
+}
+
+fn late(limit: Duration, outcome: Option<Outcome>) -> String {
+    match outcome {
+        Some(outcome) => format!("{outcome}: no answer within {limit:?} (--timeout); see task status"),
+        None => format!("no answer within {limit:?} (--timeout)"),
+    }
+}
+
 fn consumed(bytes: Option<u64>, cause: Option<&str>) -> String {
     let who = match cause {
         Some(cause) => format!("the worker died ({cause})"),
@@ -421,13 +439,16 @@ mod tests {
         };
         assert_eq!(
             deadline(Some(Outcome::Unknown)).text(),
-            "task: outcome unknown: no answer within 1.5s (--timeout)"
+            "task: outcome unknown: no answer within 1.5s (--timeout); see task status"
         );
         assert_eq!(member(&deadline(Some(Outcome::Unknown))), "unknown");
         assert_eq!(member(&deadline(Some(Outcome::NeverSent))), "never_sent");
         assert!(member(&deadline(None)).is_null() && member(&not_a_number()).is_null());
         let call = |kind| member(&Failure::Call { kind, message: "no".into() });
-        assert_eq!((call(CallKind::BacklogFull), call(CallKind::NoAnswer)), ("never_sent".into(), "unknown".into()));
+        assert_eq!(
+            (call(CallKind::BacklogFull), call(CallKind::NoAnswer)),
+            ("never_sent".into(), "unknown".into())
+        );
     }
 
     #[test]
@@ -524,7 +545,9 @@ mod tests {
         };
         let known = said(Some(7), Some("exited 3"));
         assert!(known.starts_with("the worker died (exited 3) after it had read 7 bytes of"), "{known}");
-        for (cause, who) in [(Some("exited 3"), "the worker died (exited 3)"), (None, "the connection was lost")] {
+        for (cause, who) in
+            [(Some("exited 3"), "the worker died (exited 3)"), (None, "the connection was lost")]
+        {
             let unknown = said(None, cause);
             assert!(unknown.starts_with(&format!("{who} after it may have read from")), "{unknown}");
         }

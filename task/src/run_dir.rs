@@ -93,7 +93,11 @@ impl Base {
     /// Opens it as [`Base::open`] does, but makes nothing: `None` where it is not there. Root may look into anybody's
     /// that was chosen, as a service answers root like its own user.
     pub fn existing(chosen: Option<&Path>) -> Result<Option<Self>, RunDirError> {
-        let whose = if chosen.is_some() && rustix::process::geteuid().is_root() { Whose::Anybodys } else { Whose::Ours };
+        let whose = if chosen.is_some() && rustix::process::geteuid().is_root() {
+            Whose::Anybodys
+        } else {
+            Whose::Ours
+        };
         match Base::checked(&Base::place(chosen).components().collect::<PathBuf>(), whose) {
             Err(RunDirError::Io { cause: Errno::NOENT, .. }) => Ok(None),
             opened => opened.map(Some),

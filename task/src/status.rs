@@ -28,7 +28,9 @@ pub fn run(call: ControlCall, config: &ControlConfig) -> Result<(), Failure> {
 async fn ask(call: ControlCall, config: &ControlConfig) -> Result<String, Failure> {
     let chosen = config.runtime_dir.as_deref();
     let base = Base::existing(chosen).map_err(|error| Failure::RuntimeDir(error.to_string()))?;
-    let Some(base) = base else { return Err(Failure::NoService { place: Base::place(chosen) }) };
+    let Some(base) = base else {
+        return Err(Failure::NoService { place: Base::place(chosen), stopping: false });
+    };
     let failed = |error| failure(call, error, base.path());
     let caller = Caller::connect(base.path().join(CONTROL_SOCKET)).await.map_err(failed)?;
     match call {
@@ -54,7 +56,7 @@ fn failure(call: ControlCall, error: ControlError, directory: &Path) -> Failure 
         ControlCall::Restart | ControlCall::Stop => format!("{}: {error}", Outcome::Unknown),
     };
     match error {
-        ControlError::NoService => Failure::NoService { place: directory.to_owned() },
+        ControlError::NoService => Failure::NoService { place: directory.to_owned(), stopping: false },
         ControlError::NotRestarted(refused) => Failure::NotRestarted(refused),
         ControlError::Connect(cause) => ask::unreachable(directory.join(CONTROL_SOCKET), &cause),
         ControlError::Silent => Failure::Call { kind: CallKind::NoAnswer, message },

@@ -33,7 +33,7 @@ pub enum CallError {
         outcome: Outcome,
     },
     /// The service that another process runs takes no connection.
-    #[error("{outcome}: cannot connect to {}: {cause}", path.display())]
+    #[error("{outcome}: cannot connect to {}{}: {cause}", path.display(), again(*.outcome))]
     Unreachable {
         /// Whether an earlier connection may have executed it.
         outcome: Outcome,
@@ -84,6 +84,14 @@ impl fmt::Display for Outcome {
             Outcome::NeverSent => "never sent",
             Outcome::Unknown => "outcome unknown",
         })
+    }
+}
+
+/// What may have been executed had a connection before.
+fn again(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::NeverSent => "",
+        Outcome::Unknown => " again",
     }
 }
 

@@ -276,7 +276,10 @@ async fn no_second_descriptor() {
     let error = client.call(asked(LIMIT), small()).await.unwrap_err();
     drop(used);
     let said = error.to_string();
-    assert!(said.starts_with("never sent: cannot connect to /") && said.contains("Too many open files"), "{said}");
+    assert!(
+        said.starts_with("never sent: cannot connect to /") && said.contains("Too many open files"),
+        "{said}"
+    );
 }
 
 #[tokio::test]

@@ -16,14 +16,15 @@ use futures::stream::FuturesUnordered;
 use tarpc::context::Context;
 use tarpc::server::{BaseChannel, Channel, Config};
 use task_proto::limits::{
-    ACCEPT_BACKOFF, ACCEPT_BACKOFF_MAX, CONTROL_CONNECTIONS, CONTROL_FRAME, CONTROL_IN_FLIGHT, Limits,
+    ACCEPT_BACKOFF, ACCEPT_BACKOFF_MAX, CONTROL_CONNECTIONS, CONTROL_FRAME, CONTROL_IN_FLIGHT, HAND_OVER,
+    Limits,
 };
 use task_proto::wire::{self, FdStream, Hangup};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use super::{Control, NotRestarted, Report};
+use super::{Control, NotRestarted, Report, State};
 use crate::socket::Socket;
 use crate::supervisor::{Ended, HandOverError, Supervisor};
 use crate::verdict::Verdict;
@@ -154,8 +155,19 @@ impl Control for Answers {
 
     async fn restart(self, _: Context) -> Result<u64, NotRestarted> {
         let _busy = self.peer.work();
+        let how = || self.supervisor.report();
+        // What is asked for now would be answered when it has ended, which nobody would hear.
+        if how().state == State::Stopping {
+            return Err(NotRestarted { why: "the service is stopping".to_owned(), stderr_tail: Vec::new() });
+        }
         self.supervisor.hand_over().await.map_err(|error| NotRestarted {
-            why: error.to_string(),
+            why: match error {
+                HandOverError::Queued if how().draining.is_empty() => {
+                    let limit = HAND_OVER.as_secs();
+                    format!("no worker has come to serve within {limit} s; more are tried: see task logs")
+                }
+                _ => error.to_string(),
+            },
             stderr_tail: match error {
                 HandOverError::Start(failure) | HandOverError::Ended(Ended::StartFailed(failure)) => {
                     failure.stderr_tail.clone()

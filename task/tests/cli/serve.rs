@@ -19,7 +19,7 @@ use crate::terminal::Terminal;
 const SPOKEN: &str = "task-rpc: this socket speaks tarpc";
 const NONE: &str = "no service is running at";
 
-fn serves(home: &Home, words: &[&str]) -> Running {
+pub fn serves(home: &Home, words: &[&str]) -> Running {
     let service = home.task([&["serve"], words].concat()).starts(Stdio::piped());
     service.hears(" ready in ");
     service
@@ -49,7 +49,7 @@ fn answers(home: &Home) {
     assert!(said.starts_with(SPOKEN), "{said:?}");
 }
 
-fn status(home: &Home) -> Value {
+pub fn status(home: &Home) -> Value {
     home.task(["status", "--json"]).ends_beside_others().json()
 }
 
@@ -327,7 +327,11 @@ fn restart_and_hang_up_bring_a_new_worker_and_the_old_one_goes() {
 fn gated(home: &Home) -> (String, PathBuf) {
     let (program, gate) = (home.path("gated-rpc"), home.path("gate"));
     let rpc = Path::new(TASK).with_file_name("task-rpc");
-    let script = format!("#!/bin/sh\n[ ! -e {gate} ] || cat {gate}\nexec {rpc} \"$@\"\n", gate = gate.display(), rpc = rpc.display());
+    let script = format!(
+        "#!/bin/sh\n[ ! -e {gate} ] || cat {gate}\nexec {rpc} \"$@\"\n",
+        gate = gate.display(),
+        rpc = rpc.display()
+    );
     // Not written by this process, see above.
     let write = home.run("sh", ["-c", "cat >\"$0\" && chmod +x \"$0\"", program.to_str().unwrap()]);
     write.stdin(script).ends().answers("");
@@ -596,18 +600,22 @@ fn root_may_ask_and_stop_the_service_of_another_user_and_makes_nothing_in_their_
     // Not written by this process, see above.
     for program in ["task", "task-rpc"] {
         let from = Path::new(TASK).with_file_name(program);
-        assert!(std::process::Command::new("cp").arg(from).arg(home.path(program)).status().unwrap().success());
+        assert!(
+            std::process::Command::new("cp").arg(from).arg(home.path(program)).status().unwrap().success()
+        );
     }
     let (program, place) = (home.path("task"), base.to_str().unwrap());
     let serve = home.run(program.to_str().unwrap(), ["serve", "--runtime-dir", place]);
-    let service = serve.with(|c| c.uid(65534).gid(65534).current_dir("/")).runtime(&base).starts(Stdio::piped());
+    let service =
+        serve.with(|c| c.uid(65534).gid(65534).current_dir("/")).runtime(&base).starts(Stdio::piped());
     service.hears(" ready in ");
 
     let ask = |words: &[&str]| home.task([words, &["--runtime-dir", place]].concat()).ends_beside_others();
     assert_eq!(ask(&["status", "--json"]).json()["pid"], service.pid().as_raw_nonzero().get());
     ask(&["call", "mean", "1", "2", "6"]).answers("3\n");
     ask(&["restart"]).answers("generation 2 serves\n");
-    let theirs = format!("task: {place} belongs to user 65534, not to user 0: choose another with --runtime-dir");
+    let theirs =
+        format!("task: {place} belongs to user 65534, not to user 0: choose another with --runtime-dir");
     for words in [&["serve"][..], &["1", "2"]] {
         ask(words).fails(1, &theirs);
     }
