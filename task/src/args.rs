@@ -233,9 +233,9 @@ fn checked(words: &[OsString]) -> Result<Command, Failure> {
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             return Ok(Command::Help(error.render().to_string()));
         }
-        Err(error) => return Err(usage(&error)),
+        Err(error) => return Err(usage(&error, words)),
     };
-    let cli = Cli::from_arg_matches(&matches).map_err(|error| usage(&error))?;
+    let cli = Cli::from_arg_matches(&matches).map_err(|error| usage(&error, words))?;
     let color = match cli.color {
         Color::Auto if std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty()) => Color::Never,
         color => color,
@@ -313,7 +313,7 @@ fn wants_json(words: &[OsString]) -> bool {
 }
 
 /// clap's message and its tips in one line; its usage block is `--help`'s business.
-fn usage(error: &clap::Error) -> Failure {
+fn usage(error: &clap::Error, words: &[OsString]) -> Failure {
     let rendered = error.render().to_string();
     let mut message = String::new();
     for line in rendered.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:")) {
@@ -329,7 +329,13 @@ fn usage(error: &clap::Error) -> Failure {
         // Writing to a String cannot fail.
         let _ = write!(message, "{separator}{}", line.strip_prefix("tip: ").unwrap_or(line));
     }
-    Failure::Usage(message)
+    // As the user wrote it: see `shield_number`.
+    let message = message.replace("' -", "'-");
+    let commands = commands();
+    match words.iter().skip(1).find_map(|word| commands.iter().find(|command| word == command.as_str())) {
+        Some(command) => Failure::CommandUsage { command: command.clone(), message },
+        None => Failure::Usage(message),
+    }
 }
 
 fn missing_parser() -> impl TypedValueParser<Value = Missing> {

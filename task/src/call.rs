@@ -26,13 +26,17 @@ pub fn run(config: &CallConfig) -> Result<(), Failure> {
             Wanted::For(only, few(input)?)
         }
         None if config.words.is_empty() => Wanted::Ping,
-        None => return Err(Failure::Usage("ping takes no INPUT".into())),
+        None => return Err(misused("ping takes no INPUT")),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unusual)?;
     let ended = runtime.block_on(live(config, wanted));
     // A write that nobody reads may still be going on.
     runtime.shutdown_background();
     ended
+}
+
+fn misused(message: &str) -> Failure {
+    Failure::CommandUsage { command: "call".to_owned(), message: message.to_owned() }
 }
 
 /// What a service is asked.
@@ -106,7 +110,7 @@ async fn answered(config: &CallConfig, wanted: Wanted) -> Result<(), Failure> {
                 Input::Given(inputs) => {
                     // A program that calls a service and has lost its data is not to get another's answer.
                     if inputs.sample {
-                        return Err(Failure::Usage("no INPUT, and nothing on standard input".into()));
+                        return Err(misused("no INPUT, and nothing on standard input"));
                     }
                     let note = ask::idle_note(asking, inputs.reads_stdin, || false);
                     tokio::select! {

@@ -31,6 +31,14 @@ pub enum Failure {
     /// The command line says nothing that can be done.
     #[error("{0}")]
     Usage(String),
+    /// The same of the words after a command.
+    #[error("{message}")]
+    CommandUsage {
+        /// Whose help tells more.
+        command: String,
+        /// What is wrong.
+        message: String,
+    },
     /// An input cannot be used: not there, not readable, too many.
     #[error("{message}")]
     Input {
@@ -215,7 +223,7 @@ impl Failure {
     /// The one map from failures to what becomes of the process.
     pub fn ending(&self) -> Ending {
         match self {
-            Failure::Usage(_) => Ending::Code(USAGE),
+            Failure::Usage(_) | Failure::CommandUsage { .. } => Ending::Code(USAGE),
             Failure::Input { .. }
             | Failure::Fault { .. }
             | Failure::CannotStart { .. }
@@ -238,7 +246,7 @@ impl Failure {
     /// What happened, for programs: the `kind` of the JSON error line.
     pub fn kind(&self) -> String {
         let kind = match self {
-            Failure::Usage(_) => "usage",
+            Failure::Usage(_) | Failure::CommandUsage { .. } => "usage",
             Failure::Input { kind, .. } => return kind.to_string(),
             Failure::Fault { fault, .. } => return fault.kind.to_string(),
             Failure::Deadline { .. } => "deadline",
@@ -278,11 +286,13 @@ impl Failure {
     /// For people: `task: a.txt:3:5: "abc" is not a number`, then the worker's last words if it had any.
     pub fn text(&self) -> String {
         let mut text = format!("task: {}{}", self.place(), Escaped(&self.to_string()));
-        if let Failure::Usage(_) = self {
-            text.push_str("; see task --help");
-        }
+        // Writing to a String cannot fail.
+        let _ = match self {
+            Failure::Usage(_) => write!(text, "; see task --help"),
+            Failure::CommandUsage { command, .. } => write!(text, "; see task {command} --help"),
+            _ => Ok(()),
+        };
         for line in self.last_words() {
-            // Writing to a String cannot fail.
             let _ = write!(text, "\n  | {}", Escaped(line));
         }
         text
@@ -557,5 +567,7 @@ mod tests {
     fn a_deadline_says_how_long_it_was_and_a_usage_error_where_to_read_on() {
         assert_eq!(deadline(None).text(), "task: no answer within 1.5s (--timeout)");
         assert_eq!(Failure::Usage("what?".into()).text(), "task: what?; see task --help");
+        let of_command = Failure::CommandUsage { command: "call".into(), message: "what?".into() };
+        assert_eq!(of_command.text(), "task: what?; see task call --help");
     }
 }

@@ -15,7 +15,9 @@ fn config(line: &[&str]) -> Config {
 
 fn rejected(line: &[&str]) -> String {
     match command(line) {
-        Err(Rejected { failure: Failure::Usage(message), .. }) => message,
+        Err(Rejected {
+            failure: Failure::Usage(message) | Failure::CommandUsage { message, .. }, ..
+        }) => message,
         other => panic!("{line:?} is no usage error: {other:?}"),
     }
 }

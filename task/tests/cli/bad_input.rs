@@ -210,7 +210,12 @@ fn flags_that_say_nothing_or_contradict_each_other_are_usage_errors() {
     home.task(["-q", "-v", "1"])
         .ends()
         .fails(2, "task: --quiet and --verbose contradict each other; see task --help");
-    home.task(["completions"])
-        .ends()
-        .fails(2, "task: the following required arguments were not provided: <SHELL>; see task --help");
+    home.task(["completions"]).ends().fails(
+        2,
+        "task: the following required arguments were not provided: <SHELL>; see task completions --help",
+    );
+    home.task(["logs", "-n", "-3"]).ends().fails(
+        2,
+        "task: invalid value '-3' for '--lines <N>': not a number of records: use 0, 1, 2… or all; see task logs --help",
+    );
 }
