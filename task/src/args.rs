@@ -4,6 +4,7 @@
 //! `task -1,-2`. What an INPUT word *is* (number, file, standard input) is decided by [`inputs`](crate::inputs).
 
 mod amount;
+mod grammar;
 mod help;
 
 use std::ffi::OsString;
@@ -12,16 +13,14 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{
-    FalseyValueParser, OsStr, PathBufValueParser, PossibleValuesParser, Resettable, TypedValueParser,
-};
+use clap::builder::{FalseyValueParser, OsStr, PathBufValueParser, Resettable};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, ValueEnum};
 use task_proto::number::parse_token;
 use task_proto::stats::Missing;
 
-use self::amount::{duration, size};
+use self::grammar::{AskingArgs, Cli, Sub};
 use crate::exit::Failure;
 use crate::logs::LogsArgs;
 
@@ -336,190 +335,6 @@ fn usage(error: &clap::Error, words: &[OsString]) -> Failure {
         Some(command) => Failure::CommandUsage { command: command.clone(), message },
         None => Failure::Usage(message),
     }
-}
-
-fn missing_parser() -> impl TypedValueParser<Value = Missing> {
-    PossibleValuesParser::new(["error", "skip"])
-        .map(|word| if word == "skip" { Missing::Skip } else { Missing::Error })
-}
-
-#[derive(Parser)]
-#[command(
-    name = "task",
-    version,
-    about = "Mean, median and mode of numbers",
-    long_about = help::ABOUT,
-    after_long_help = help::TASK,
-    max_term_width = 80,
-    args_conflicts_with_subcommands = true,
-    override_usage = "task [OPTIONS] [INPUT]...\n       task COMMAND",
-)]
-struct Cli {
-    /// Numbers, files, or '-' for standard input
-    #[arg(value_name = "INPUT", long_help = help::INPUT)]
-    words: Vec<OsString>,
-    /// Print one statistic, bare (mode: one value a line)
-    #[arg(long, value_enum, env = "TASK_ONLY", hide_env = true, value_name = "WHICH")]
-    only: Option<Only>,
-    #[command(flatten)]
-    asking: AskingArgs,
-    /// Memory for numbers: 512M, 4G, or bytes [default: half of what there is]
-    #[arg(long, env = "TASK_MEMORY", hide_env = true, value_name = "SIZE", value_parser = size)]
-    memory: Option<u64>,
-    /// The worker's program [default: task-rpc beside task]
-    #[arg(long, env = "TASK_RPC_BIN", hide_env = true, value_name = "PATH", value_parser = PathBufValueParser::new())]
-    rpc_bin: Option<PathBuf>,
-    /// Where the worker's socket goes [default: task/ in the user's runtime directory, else /tmp/task-UID]
-    #[arg(long, env = "TASK_RUNTIME_DIR", hide_env = true, value_name = "DIR", value_parser = PathBufValueParser::new())]
-    runtime_dir: Option<PathBuf>,
-    /// When to colour
-    #[arg(
-        long,
-        env = "TASK_COLOR",
-        hide_env = true,
-        global = true,
-        value_enum,
-        value_name = "WHEN",
-        default_value = "auto"
-    )]
-    color: Color,
-    #[command(subcommand)]
-    command: Option<Sub>,
-}
-
-#[derive(Args)]
-struct AskingArgs {
-    /// Print JSON; a failure is one line of JSON on standard error
-    #[arg(long, env = "TASK_JSON", hide_env = true, value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
-    json: bool,
-    /// Say nothing but errors
-    #[arg(short, long, env = "TASK_QUIET", hide_env = true, value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
-    quiet: bool,
-    /// Show what happens on standard error (-vv: in detail)
-    #[arg(short, long, env = "TASK_VERBOSE", hide_env = true, action = ArgAction::Count)]
-    verbose: u8,
-    /// What a missing value (nan, NA, null, an empty field) is: error or skip
-    #[arg(long, env = "TASK_MISSING", hide_env = true, value_name = "HOW", default_value = "error", value_parser = missing_parser())]
-    missing: Missing,
-    /// Give up after this long: 500ms, 2s, 1m; a plain number is in seconds
-    #[arg(long, env = "TASK_TIMEOUT", hide_env = true, value_name = "DURATION", value_parser = duration)]
-    timeout: Option<Duration>,
-}
-
-#[derive(Args)]
-struct CallArgs {
-    /// What to ask for
-    #[arg(value_enum)]
-    method: Method,
-    /// Numbers, files, or '-' for standard input, as of task itself
-    #[arg(value_name = "INPUT")]
-    words: Vec<OsString>,
-    #[command(flatten)]
-    asking: AskingArgs,
-    /// The service's socket [default: rpc.sock in the runtime directory]
-    #[arg(long, env = "TASK_SOCKET", hide_env = true, value_name = "PATH", value_parser = PathBufValueParser::new())]
-    socket: Option<PathBuf>,
-    /// Where the service's sockets are [default: as of task serve]
-    #[arg(long, env = "TASK_RUNTIME_DIR", hide_env = true, value_name = "DIR", value_parser = PathBufValueParser::new())]
-    runtime_dir: Option<PathBuf>,
-}
-
-/// What a service can be asked.
-#[derive(Clone, Copy, ValueEnum)]
-enum Method {
-    /// The mean
-    Mean,
-    /// The median
-    Median,
-    /// The mode
-    Mode,
-    /// A sign of life, without INPUT
-    Ping,
-}
-
-impl Method {
-    fn only(self) -> Option<Only> {
-        match self {
-            Method::Mean => Some(Only::Mean),
-            Method::Median => Some(Only::Median),
-            Method::Mode => Some(Only::Mode),
-            Method::Ping => None,
-        }
-    }
-}
-
-#[derive(Args)]
-struct ServeArgs {
-    /// Give up after this many failed starts in a row within a minute: a number, or none
-    #[arg(
-        long,
-        env = "TASK_MAX_FAILED_STARTS",
-        hide_env = true,
-        value_name = "N",
-        default_value = "5",
-        value_parser = failed_starts
-    )]
-    max_failed_starts: FailedStarts,
-    /// Say nothing but errors
-    #[arg(short, long, env = "TASK_QUIET", hide_env = true, value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
-    quiet: bool,
-    /// Show each call, and everything else in detail
-    #[arg(short, long, env = "TASK_VERBOSE", hide_env = true, action = ArgAction::Count)]
-    verbose: u8,
-    /// Memory for numbers: 512M, 4G, or bytes [default: half of what there is]
-    #[arg(long, env = "TASK_MEMORY", hide_env = true, value_name = "SIZE", value_parser = size)]
-    memory: Option<u64>,
-    /// The worker's program [default: task-rpc beside task]
-    #[arg(long, env = "TASK_RPC_BIN", hide_env = true, value_name = "PATH", value_parser = PathBufValueParser::new())]
-    rpc_bin: Option<PathBuf>,
-    /// Where the sockets go [default: task/ in the user's runtime directory, else /tmp/task-UID]
-    #[arg(long, env = "TASK_RUNTIME_DIR", hide_env = true, value_name = "DIR", value_parser = PathBufValueParser::new())]
-    runtime_dir: Option<PathBuf>,
-}
-
-/// Failed starts in a row; `None`: any number.
-#[derive(Debug, Clone, Copy)]
-struct FailedStarts(Option<u32>);
-
-fn failed_starts(text: &str) -> Result<FailedStarts, String> {
-    match text.trim() {
-        "none" => Ok(FailedStarts(None)),
-        text => match text.parse() {
-            Ok(0) | Err(_) => Err("it must be a number from 1 up, or none".into()),
-            Ok(number) => Ok(FailedStarts(Some(number))),
-        },
-    }
-}
-
-#[derive(Subcommand)]
-enum Sub {
-    /// Keep the service up in the foreground, for other programs to call
-    #[command(after_long_help = help::SERVE)]
-    Serve(ServeArgs),
-    /// Ask a running service
-    #[command(after_long_help = help::CALL)]
-    Call(CallArgs),
-    /// Show how the service stands
-    #[command(after_long_help = help::STATUS)]
-    Status(ControlConfig),
-    /// Replace the service's worker by a new one, without losing a call
-    #[command(after_long_help = help::RESTART)]
-    Restart(ControlConfig),
-    /// Stop the service, once it has answered what it was asked
-    #[command(after_long_help = help::STOP)]
-    Stop(ControlConfig),
-    /// Show what happened, in runs and under serve
-    #[command(after_long_help = help::LOGS)]
-    Logs(LogsArgs),
-    /// Print a completion script for a shell
-    #[command(after_long_help = help::COMPLETIONS)]
-    Completions {
-        /// The shell
-        #[arg(value_enum)]
-        shell: clap_complete::Shell,
-    },
-    /// Print the manual page (task man | man -l -)
-    Man,
 }
 
 /// The commands, for the hint at a word that is none.

@@ -1,5 +1,6 @@
 use task_proto::limits::NO_DEADLINE;
 
+use super::amount::{duration, size};
 use super::*;
 
 fn command(line: &[&str]) -> Result<Command, Rejected> {
