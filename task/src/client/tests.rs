@@ -214,7 +214,8 @@ async fn whoever_is_always_turned_away_does_not_ask_all_the_time() {
         }
     };
     tokio::select! {
-        answer = client.call(asked(SHORT), big()) => {
+        // Little more than a socket takes, so that it is the pauses that take their time.
+        answer = client.call(asked(SHORT), Ask("x".repeat(300_000))) => {
             assert!(matches!(answer, Err(CallError::Deadline { .. })), "{answer:?}");
         }
         () = serve => {}
@@ -222,38 +223,46 @@ async fn whoever_is_always_turned_away_does_not_ask_all_the_time() {
     assert!((2..50).contains(&times), "{times} times within {SHORT:?}");
 }
 
-#[tokio::test]
-async fn a_request_that_fails_in_writing_before_anybody_greets_is_executed_by_the_next() {
-    let fake = Fake::new();
-    let (client, _writer) = fake.client_with_pipe();
-    let serve = async {
-        // Bytes that it has not read: its client gets ECONNRESET where it reads, EPIPE where it writes.
-        let (stream, _) = fake.listener.accept().await.unwrap();
-        stream.readable().await.unwrap();
-        drop(stream);
-        answer(&mut fake.greeted().await).await;
-    };
-    let (answer, ()) = meanwhile(client.call(asked(LIMIT), big()), serve).await;
-    assert_eq!(answer.unwrap(), "the answer");
+/// Closes a connection with bytes in it that nobody has read: its client gets ECONNRESET where it reads, and EPIPE where
+/// it writes.
+async fn hang_up_on_one(listener: &UnixListener) {
+    let (stream, _) = listener.accept().await.unwrap();
+    stream.readable().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_request_that_fails_in_writing_where_nobody_follows_was_never_sent() {
-    let Fake { home, listener } = Fake::new();
-    let client = Client::<Ask, String>::at(home.path().join("rpc.sock"), Vec::new(), |_| true);
-    let serve = async move {
-        let (stream, _) = listener.accept().await.unwrap();
-        stream.readable().await.unwrap();
-        drop((listener, stream));
-    };
-    let (answer, ()) = meanwhile(client.call(asked(LIMIT), big()), serve).await;
-    assert!(
-        matches!(
-            answer,
-            Err(CallError::Unreachable { outcome: Outcome::NeverSent, cause: ConnectError::Refused, .. })
-        ),
-        "{answer:?}"
-    );
+async fn a_request_that_nobody_reads_or_greets_is_executed_by_the_next() {
+    for request in [small, big] {
+        let fake = Fake::new();
+        let (client, _writer) = fake.client_with_pipe();
+        let serve = async {
+            hang_up_on_one(&fake.listener).await;
+            answer(&mut fake.greeted().await).await;
+        };
+        let (answer, ()) = meanwhile(client.call(asked(LIMIT), request()), serve).await;
+        assert_eq!(answer.unwrap(), "the answer");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_nobody_reads_or_greets_was_never_sent_where_nobody_follows() {
+    for request in [small, big] {
+        let Fake { home, listener } = Fake::new();
+        let client = Client::<Ask, String>::at(home.path().join("rpc.sock"), Vec::new(), |_| true);
+        let serve = async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            drop(listener);
+            stream.readable().await.unwrap();
+        };
+        let (answer, ()) = meanwhile(client.call(asked(LIMIT), request()), serve).await;
+        assert!(
+            matches!(
+                answer,
+                Err(CallError::Unreachable { outcome: Outcome::NeverSent, cause: ConnectError::Refused, .. })
+            ),
+            "{answer:?}"
+        );
+    }
 }
 
 /// In a process of its own: other tests need descriptors.
