@@ -17,8 +17,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::crash::{Condemned, TraceId};
 use crate::limits::{HANDSHAKE, Limits};
 
-/// The oldest and the newest protocol that this build speaks.
-pub const PROTOCOL: [u32; 2] = [1, 1];
+/// The oldest and the newest protocol that this build speaks: what the two say here, and the scoreboard's layout. Whoever
+/// changes one of these raises both numbers, so that builds which differ refuse each other.
+pub const PROTOCOL: [u32; 2] = [2, 2];
 /// Exit status of a worker that shares no protocol with its host (`EX_CONFIG` of sysexits.h). It is final.
 pub const EXIT_REFUSED: u8 = 78;
 
@@ -92,6 +93,9 @@ pub enum HandshakeError {
     /// The system call failed; `EAGAIN` on a non-blocking end that has no message yet.
     #[error("cannot exchange messages: {0}")]
     Io(#[from] Errno),
+    /// The host has no protocol in common with this build; the oldest and the newest that it speaks.
+    #[error("no protocol in common")]
+    Foreign([u32; 2]),
     /// The message is no JSON of the expected shape.
     #[error("not understood: {0}")]
     Malformed(#[from] serde_json::Error),
@@ -106,14 +110,33 @@ pub enum HandshakeError {
 }
 
 /// The newest protocol that both ends speak.
-pub fn negotiate(ours: [u32; 2], theirs: [u32; 2]) -> Option<u32> {
+fn negotiate(ours: [u32; 2], theirs: [u32; 2]) -> Option<u32> {
     let newest = ours[1].min(theirs[1]);
     (newest >= ours[0].max(theirs[0])).then_some(newest)
 }
 
+/// What a worker heard from its host.
+#[derive(Debug)]
+pub struct Heard {
+    /// The protocol chosen: the newest that both speak.
+    pub protocol: u32,
+    /// What the host said.
+    pub hello: Hello,
+    /// The socket to serve on.
+    pub listener: OwnedFd,
+    /// Where to show what the worker does.
+    pub scoreboard: OwnedFd,
+}
+
 #[derive(Serialize, Deserialize)]
-struct Greeting {
-    hello: Hello,
+struct Greeting<T> {
+    hello: T,
+}
+
+/// What every hello has, also one that is otherwise unlike ours.
+#[derive(Deserialize)]
+struct AnyHello {
+    protocol: [u32; 2],
 }
 
 /// Host: says hello, with the listening socket and the scoreboard.
@@ -126,13 +149,13 @@ pub fn send_hello(
     send(end, &Greeting { hello: hello.clone() }, &[listener, scoreboard])
 }
 
-/// Worker: waits for hello; returns it with the listening socket and the scoreboard.
-pub fn receive_hello(end: BorrowedFd<'_>) -> Result<(Hello, OwnedFd, OwnedFd), HandshakeError> {
-    let (Greeting { hello }, descriptors) = receive(end, 2)?;
-    let got = descriptors.len();
-    let [listener, scoreboard] =
-        descriptors.try_into().map_err(|_| HandshakeError::Truncated { expected: 2, got })?;
-    Ok((hello, listener, scoreboard))
+/// Worker: waits for hello. One of a protocol that is not ours need not be understood to be refused.
+pub fn receive_hello(end: BorrowedFd<'_>) -> Result<Heard, HandshakeError> {
+    let datagram = receive(end)?;
+    let Greeting { hello: AnyHello { protocol: theirs } } = serde_json::from_slice(&datagram.bytes)?;
+    let protocol = negotiate(PROTOCOL, theirs).ok_or(HandshakeError::Foreign(theirs))?;
+    let (Greeting { hello }, [listener, scoreboard]) = datagram.read()?;
+    Ok(Heard { protocol, hello, listener, scoreboard })
 }
 
 /// Worker: answers.
@@ -142,7 +165,7 @@ pub fn send_answer(end: BorrowedFd<'_>, answer: &Answer) -> Result<(), Handshake
 
 /// Host: takes the answer, once the end is readable.
 pub fn receive_answer(end: BorrowedFd<'_>) -> Result<Answer, HandshakeError> {
-    receive(end, 0).map(|(answer, _)| answer)
+    receive(end)?.read().map(|(answer, [])| answer)
 }
 
 fn send(
@@ -160,15 +183,18 @@ fn send(
     Ok(())
 }
 
-fn receive<T: DeserializeOwned>(
-    end: BorrowedFd<'_>,
-    expected: usize,
-) -> Result<(T, Vec<OwnedFd>), HandshakeError> {
-    let mut datagram = vec![0; HANDSHAKE];
+struct Datagram {
+    bytes: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+    cut: bool,
+}
+
+fn receive(end: BorrowedFd<'_>) -> Result<Datagram, HandshakeError> {
+    let mut bytes = vec![0; HANDSHAKE];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = retry_on_intr(|| {
-        recvmsg(end, &mut [IoSliceMut::new(&mut datagram)], &mut control, RecvFlags::CMSG_CLOEXEC)
+        recvmsg(end, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)
     })?;
     let mut descriptors = Vec::new();
     for part in control.drain() {
@@ -179,10 +205,20 @@ fn receive<T: DeserializeOwned>(
     if message.bytes == 0 {
         return Err(HandshakeError::Closed);
     }
-    if message.flags.intersects(ReturnFlags::CTRUNC | ReturnFlags::TRUNC) || descriptors.len() != expected {
-        return Err(HandshakeError::Truncated { expected, got: descriptors.len() });
+    bytes.truncate(message.bytes);
+    let cut = message.flags.intersects(ReturnFlags::CTRUNC | ReturnFlags::TRUNC);
+    Ok(Datagram { bytes, descriptors, cut })
+}
+
+impl Datagram {
+    /// The message, with so many descriptors.
+    fn read<T: DeserializeOwned, const N: usize>(self) -> Result<(T, [OwnedFd; N]), HandshakeError> {
+        let got = self.descriptors.len();
+        match self.descriptors.try_into() {
+            Ok(descriptors) if !self.cut => Ok((serde_json::from_slice(&self.bytes)?, descriptors)),
+            _ => Err(HandshakeError::Truncated { expected: N, got }),
+        }
     }
-    Ok((serde_json::from_slice(&datagram[..message.bytes])?, descriptors))
 }
 
 #[cfg(test)]
@@ -222,11 +258,27 @@ mod tests {
         let (host, worker) = pair();
         let (listener, board) = (File::open("/dev/null").unwrap(), File::open("/dev/zero").unwrap());
         send_hello(host.as_fd(), &hello(), listener.as_fd(), board.as_fd()).unwrap();
-        let (got, its_listener, its_board) = receive_hello(worker.as_fd()).unwrap();
-        assert_eq!(got, hello());
-        assert_eq!((inode(&its_listener), inode(&its_board)), (inode(&listener), inode(&board)));
-        for fd in [its_listener, its_board] {
+        let heard = receive_hello(worker.as_fd()).unwrap();
+        assert_eq!((heard.protocol, heard.hello), (PROTOCOL[1], hello()));
+        assert_eq!((inode(&heard.listener), inode(&heard.scoreboard)), (inode(&listener), inode(&board)));
+        for fd in [heard.listener, heard.scoreboard] {
             assert!(rustix::io::fcntl_getfd(&fd).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+        }
+    }
+
+    #[test]
+    fn a_host_of_another_protocol_is_refused_whatever_else_it_says() {
+        let (host, worker) = pair();
+        for (hello, theirs) in [
+            (r#"{"hello":{"protocol":[1,1],"limits":"few"}}"#, [1, 1]),
+            (r#"{"later":[{}],"hello":{"protocol":[3,4]}}"#, [3, 4]),
+        ] {
+            send_bytes(&host, hello.as_bytes(), SendFlags::empty()).unwrap();
+            let heard = receive_hello(worker.as_fd());
+            assert!(
+                matches!(heard, Err(HandshakeError::Foreign(protocol)) if protocol == theirs),
+                "{heard:?}"
+            );
         }
     }
 

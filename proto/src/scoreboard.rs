@@ -21,7 +21,8 @@ use serde::{Deserialize, Serialize};
 use crate::limits::{CONNECTION_ROWS, METHOD, SLOTS};
 pub use scores::{CallSlot, ConnectionSlot, Progress, Scores, Totals};
 
-const MAGIC: u64 = u64::from_le_bytes(*b"taskscr2");
+/// Of any layout: the handshake has agreed on which.
+const MAGIC: u64 = u64::from_le_bytes(*b"taskscor");
 const WORD: usize = size_of::<u64>();
 /// No size may change under a reader or under the map: that is what rules out SIGBUS.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
@@ -303,6 +304,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::handshake::PROTOCOL;
+
+    /// A worker that took another layout for its own would blame and acquit the wrong calls.
+    #[test]
+    fn another_layout_is_another_protocol() {
+        let layout = [BYTES, ROWS_AT, ROW, SLOTS_AT, SLOT, NAME, TRIAL];
+        assert_eq!((PROTOCOL, layout), ([2, 2], [1_069_056, 512, 2, 2560, 16, 8, 12]), "raise both numbers");
+    }
 
     #[test]
     fn every_latency_falls_into_the_bucket_that_begins_at_or_below_it() {

@@ -19,7 +19,7 @@ pub enum WorkerError {
     #[error("no handshake with the host on standard input: {0}")]
     Handshake(#[from] HandshakeError),
     /// No protocol in common with the host.
-    #[error("the host speaks protocols {}–{}, I speak {}–{}", .host[0], .host[1], PROTOCOL[0], PROTOCOL[1])]
+    #[error("the host speaks protocols {} to {}, this program {} to {}: install both from one build", .host[0], .host[1], PROTOCOL[0], PROTOCOL[1])]
     Refused {
         /// Oldest and newest protocol that the host speaks.
         host: [u32; 2],

@@ -6,7 +6,7 @@ use rustix::process::{
     Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
 };
 use rustix::stdio::stdin;
-use task_proto::handshake::{self, Answer, Hello, PROTOCOL, Ready, Sandbox};
+use task_proto::handshake::{self, Answer, HandshakeError, Heard, Hello, PROTOCOL, Ready, Sandbox};
 use task_proto::limits::Limits;
 use task_proto::scoreboard::Scores;
 
@@ -35,12 +35,14 @@ pub(crate) fn prepare(host: u32) -> Result<(), WorkerError> {
 
 /// The handshake's first half, and what the limits in it ask for.
 pub(crate) fn greet() -> Result<Start, WorkerError> {
-    let (hello, listener, board) = handshake::receive_hello(stdin())?;
-    let Some(protocol) = handshake::negotiate(PROTOCOL, hello.protocol) else {
-        handshake::send_answer(stdin(), &Answer::Refused { protocol: PROTOCOL })?;
-        return Err(WorkerError::Refused { host: hello.protocol });
+    let Heard { protocol, hello, listener, scoreboard } = match handshake::receive_hello(stdin()) {
+        Err(HandshakeError::Foreign(host)) => {
+            handshake::send_answer(stdin(), &Answer::Refused { protocol: PROTOCOL })?;
+            return Err(WorkerError::Refused { host });
+        }
+        heard => heard?,
     };
-    let scores = Scores::map(board).context("cannot map the scoreboard")?;
+    let scores = Scores::map(scoreboard).context("cannot map the scoreboard")?;
     let listener = UnixListener::from(listener);
     listener.set_nonblocking(true).context("cannot use the listener")?;
     limit_resources(&hello.limits)?;

@@ -59,7 +59,10 @@ fn a_host_of_another_protocol_is_refused_for_good() {
     assert_eq!(host.greet(&hello).unwrap(), Answer::Refused { protocol: PROTOCOL });
     let (status, said) = host.process.end();
     assert_eq!(status.code(), Some(EXIT_REFUSED.into()));
-    assert!(said.starts_with("task-rpc: the host speaks protocols"), "{said}");
+    assert_eq!(
+        said,
+        "task-rpc: the host speaks protocols 3 to 7, this program 2 to 2: install both from one build\n"
+    );
 }
 
 #[test]

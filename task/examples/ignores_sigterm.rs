@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use futures::StreamExt as _;
 use signal_hook::consts::SIGTERM;
 use tarpc::server::{BaseChannel, Channel as _};
-use task_proto::handshake::{Answer, PROTOCOL, Ready, Sandbox, receive_hello, send_answer};
+use task_proto::handshake::{Answer, Heard, Ready, Sandbox, receive_hello, send_answer};
 use task_proto::limits::{HEARTBEAT, Limits};
 use task_proto::number::Number;
 use task_proto::scoreboard::Scores;
@@ -18,19 +18,15 @@ use task_proto::wire::{self, FdStream};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     signal_hook::flag::register(SIGTERM, Arc::new(AtomicBool::new(false)))?;
     let stdin = rustix::stdio::stdin();
-    let (hello, listener, board) = receive_hello(stdin)?;
-    let scores = Scores::map(board)?;
+    let Heard { protocol, hello, listener, scoreboard } = receive_hello(stdin)?;
+    let scores = Scores::map(scoreboard)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let listener = UnixListener::from(listener);
         listener.set_nonblocking(true)?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
-        let ready = Ready {
-            protocol: PROTOCOL[1],
-            build: "stubborn".into(),
-            pid: std::process::id(),
-            sandbox: Sandbox::None,
-        };
+        let (build, pid) = ("stubborn".into(), std::process::id());
+        let ready = Ready { protocol, build, pid, sandbox: Sandbox::None };
         send_answer(stdin, &Answer::Ready(ready))?;
         // It lives: its heart beats as long as it runs.
         let mut beats = tokio::time::interval(HEARTBEAT);

@@ -45,7 +45,7 @@ impl Scores {
     pub fn map(board: impl AsFd) -> io::Result<Self> {
         let map = Map::new(board)?;
         if map.words()[0].load(Relaxed) != MAGIC {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the scoreboard is of another version"));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the scoreboard is none"));
         }
         let rows = Rows { next: 0, open: [false; CONNECTION_ROWS] };
         Ok(Scores(Arc::new(Mapped { map, slots: Mutex::default(), rows: Mutex::new(rows) })))
