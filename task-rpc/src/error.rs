@@ -32,6 +32,12 @@ pub enum WorkerError {
         /// What the system said.
         cause: io::Error,
     },
+    /// What a service manager gave cannot be served.
+    #[error("LISTEN_FDS: {problem}")]
+    Given {
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The socket's path cannot be used.
     #[error("{}: {problem}", .path.display())]
     Socket {

@@ -32,6 +32,7 @@ pub mod engine;
 mod error;
 mod lifeline;
 mod log;
+mod notify;
 mod seats;
 mod signals;
 mod standalone;

@@ -15,7 +15,8 @@ mod service;
 ///
 /// Any tarpc client may call it: see examples/call.rs. The socket is open to its owner alone; it is removed when
 /// the process ends. INT or TERM answers what has been asked, then ends; a second one ends at once. The log is on
-/// stderr. For answers on the command line use `task`, which starts this program by itself.
+/// stderr. Under systemd it takes the socket of a socket unit in place of --socket, and says when it serves. For
+/// answers on the command line use `task`, which starts this program by itself.
 #[derive(Parser)]
 #[command(version, override_usage = "task-rpc --socket PATH")]
 struct Args {
@@ -28,24 +29,36 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let Args { socket, supervised } = Args::parse();
-    let worker = match (supervised, socket) {
-        (Some(host), _) => Worker::supervised(host),
-        (None, Some(path)) => Worker::standalone(path),
-        (None, None) => Args::command()
-            .error(
-                ErrorKind::MissingRequiredArgument,
-                "for answers run `task`; to serve other programs give --socket PATH",
-            )
-            .exit(),
-    };
-    worker.and_then(serve).map_or_else(
+    let args = Args::parse();
+    worker(args).and_then(serve).map_or_else(
         |error| {
             eprintln!("task-rpc: {error}");
             error.exit_code()
         },
         |()| ExitCode::SUCCESS,
     )
+}
+
+fn worker(Args { socket, supervised }: Args) -> Result<Worker, WorkerError> {
+    if let Some(host) = supervised {
+        return Worker::supervised(host);
+    }
+    match (Worker::activated()?, socket) {
+        (Some(worker), None) => Ok(worker),
+        (None, Some(path)) => Worker::standalone(path),
+        (Some(_), Some(_)) => usage(
+            ErrorKind::ArgumentConflict,
+            "a service manager has given a socket (LISTEN_FDS): leave --socket out",
+        ),
+        (None, None) => usage(
+            ErrorKind::MissingRequiredArgument,
+            "for answers run `task`; to serve other programs give --socket PATH",
+        ),
+    }
+}
+
+fn usage(kind: ErrorKind, message: &str) -> ! {
+    Args::command().error(kind, message).exit()
 }
 
 fn serve(worker: Worker) -> Result<(), WorkerError> {

@@ -1,4 +1,4 @@
-//! A worker alone: it binds its own socket and takes it away again.
+//! A worker alone: it binds its own socket and takes it away again, or serves one that a service manager gave.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -8,16 +8,63 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Instant;
 
+use listenfd::ListenFd;
 use rustix::fs::{
     AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, fchmod, flock, open, statat, unlinkat,
 };
 use rustix::io::Errno;
+use rustix::net::sockopt::socket_acceptconn;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
 };
 use task_proto::limits::{BACKLOG, SOCKET_LOCK, SOCKET_LOCK_RETRY};
 
-use crate::error::WorkerError;
+use crate::error::{Context, WorkerError};
+
+/// Where a worker alone serves.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// On a socket of its own at this path.
+    Own(PathBuf),
+    /// On one that somebody gave, who keeps it.
+    Given(UnixListener),
+}
+
+impl Place {
+    /// What a service manager gave (`LISTEN_FDS`). It takes variables out of the environment, which no other thread may
+    /// be reading.
+    pub(crate) fn given() -> Result<Option<Self>, WorkerError> {
+        let refused = |problem: String| WorkerError::Given { problem };
+        let mut given = ListenFd::from_env();
+        if given.len() > 1 {
+            return Err(refused(format!("one socket can be served, not {}", given.len())));
+        }
+        let listener = given.take_unix_listener(0).map_err(|error| refused(error.to_string()))?;
+        match listener {
+            Some(listener) if socket_acceptconn(&listener) != Ok(true) => {
+                Err(refused("no listening Unix stream socket".into()))
+            }
+            listener => Ok(listener.map(Place::Given)),
+        }
+    }
+
+    /// The listener, its path to show, and the file to remove at the end, if it is ours.
+    pub(crate) fn listen(self) -> Result<(UnixListener, PathBuf, Option<SocketFile>), WorkerError> {
+        match self {
+            Place::Own(path) => {
+                let (listener, file) = bind_socket(&path)?;
+                Ok((listener, path, Some(file)))
+            }
+            Place::Given(listener) => {
+                listener.set_nonblocking(true).context("cannot use the listener")?;
+                let address = listener.local_addr().context("cannot use the listener")?;
+                // One in the abstract namespace has none.
+                let path = address.as_pathname().map(Path::to_owned).unwrap_or_default();
+                Ok((listener, path, None))
+            }
+        }
+    }
+}
 
 /// A socket in the file system; it is removed when this is dropped, if it is still the one that was bound.
 #[derive(Debug)]
@@ -28,7 +75,7 @@ pub(crate) struct SocketFile {
 }
 
 /// Binds and listens, with mode 0600. A stale socket is replaced; a live one, and anything else, is refused.
-pub(crate) fn bind_socket(path: &Path) -> Result<(UnixListener, SocketFile), WorkerError> {
+fn bind_socket(path: &Path) -> Result<(UnixListener, SocketFile), WorkerError> {
     try_bind(path).map_err(|problem| WorkerError::Socket { path: path.to_owned(), problem })
 }
 

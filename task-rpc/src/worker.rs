@@ -2,7 +2,7 @@
 
 use std::future::pending;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -25,8 +25,9 @@ use crate::connection::{Connection, Shared};
 use crate::error::{Context, WorkerError};
 use crate::log::CallLevel;
 use crate::signals::Ends;
+use crate::standalone::Place;
 use crate::supervised::Start;
-use crate::{accept, lifeline, log, signals, standalone, supervised, sys};
+use crate::{accept, lifeline, log, notify, signals, supervised, sys};
 
 /// A process that serves calls: under a host, or alone.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ pub struct Worker {
 #[derive(Debug)]
 enum Mode {
     Supervised(Start),
-    Standalone(PathBuf),
+    Standalone(Place),
 }
 
 impl Worker {
@@ -54,10 +55,23 @@ impl Worker {
         Ok(Worker { limits: start.hello.limits.clone(), mode: Mode::Supervised(start) })
     }
 
-    /// A worker on a socket of its own at this path, which is removed at the end. INT or TERM drains it.
+    /// A worker on a socket of its own at this path, which is removed at the end. INT or TERM drains it. A service
+    /// manager that wants to be told (`sd_notify(3)`) is.
     pub fn standalone(path: impl Into<PathBuf>) -> Result<Self, WorkerError> {
+        Self::alone(Place::Own(path.into()))
+    }
+
+    /// The same on the socket that a service manager gave (`LISTEN_FDS`, see `sd_listen_fds(3)`), which stays; `None`: it
+    /// gave none.
+    ///
+    /// Call it first in `main`: it takes variables out of the environment.
+    pub fn activated() -> Result<Option<Self>, WorkerError> {
+        Place::given()?.map(Self::alone).transpose()
+    }
+
+    fn alone(place: Place) -> Result<Self, WorkerError> {
         signals::reset().context("cannot reset signals")?;
-        Ok(Worker { limits: Limits::default(), mode: Mode::Standalone(path.into()) })
+        Ok(Worker { limits: Limits::default(), mode: Mode::Standalone(place) })
     }
 
     /// The limits to keep. Read here what is to be read of the system: once it serves, the worker opens no file.
@@ -73,7 +87,7 @@ impl Worker {
     {
         match self.mode {
             Mode::Supervised(start) => serve_supervised(self.limits, start, name, make),
-            Mode::Standalone(path) => serve_standalone(self.limits, &path, name, make),
+            Mode::Standalone(place) => serve_standalone(self.limits, place, name, make),
         }
     }
 }
@@ -113,7 +127,7 @@ where
 
 fn serve_standalone<S>(
     limits: Limits,
-    path: &Path,
+    place: Place,
     name: &str,
     make: impl Fn(&Connection) -> S + 'static,
 ) -> Result<(), WorkerError>
@@ -130,14 +144,16 @@ where
     LocalSet::new().block_on(&runtime, async {
         // Before the socket is there: a signal from then on must find somebody who removes it.
         let mut ends = Ends::of_people().context("cannot hear signals")?;
-        let (socket, file) = standalone::bind_socket(path)?;
+        let (socket, path, file) = place.listen()?;
         let listener = listener(socket)?;
         tracing::info!(log.target = "worker", socket = %path.display(), "serving {name}");
+        notify::tell(notify::READY);
         let (told, draining) = oneshot::channel();
         let end = async move {
             ends.next().await;
             // Who connects now is to see at once that nobody serves here.
             drop(file);
+            notify::tell(notify::STOPPING);
             let _ = told.send(ends);
         };
         let impatience = async {
