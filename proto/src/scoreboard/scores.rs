@@ -62,7 +62,7 @@ impl Scores {
         self.word(CONNECTIONS).fetch_add(1, Relaxed);
         let number = self.word(CONNECTIONS_TOTAL).fetch_add(1, Relaxed).wrapping_add(1);
         let row = self.claim_row(number);
-        ConnectionSlot { scores: self.clone(), number, row }
+        ConnectionSlot { connection: Arc::new(Connection { scores: self.clone(), number, row }) }
     }
 
     /// The row that was closed longest ago, about; `None`: all are open.
@@ -85,10 +85,11 @@ impl Scores {
     /// Shows a call as executing until the result is dropped. Beyond [`SLOTS`] calls it is only counted.
     #[must_use = "the call counts as executing for as long as this lives"]
     pub fn begin(&self, method: &str, trace_id: u128) -> CallSlot {
-        self.begin_on(None, method, trace_id)
+        let nobody = Connection { scores: self.clone(), number: 0, row: None };
+        self.begin_on(Arc::new(nobody), method, trace_id)
     }
 
-    fn begin_on(&self, row: Option<usize>, method: &str, trace_id: u128) -> CallSlot {
+    fn begin_on(&self, connection: Arc<Connection>, method: &str, trace_id: u128) -> CallSlot {
         let started = now();
         let slot = self.claim();
         if let Some(at) = slot {
@@ -110,9 +111,8 @@ impl Scores {
         }
         CallSlot {
             call: Arc::new(Call {
-                scores: self.clone(),
+                connection,
                 slot,
-                row,
                 started,
                 failed: AtomicBool::new(false),
                 count: AtomicU64::new(NO_COUNT),
@@ -190,31 +190,43 @@ impl Totals {
 /// An open connection.
 #[derive(Debug)]
 pub struct ConnectionSlot {
+    connection: Arc<Connection>,
+}
+
+/// A connection. Its row is another's only when no [`Progress`] of its calls is left either: a late store must not be taken
+/// for what the next has begun.
+#[derive(Debug)]
+struct Connection {
     scores: Scores,
     number: u64,
     row: Option<usize>,
 }
 
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(row) = self.row {
+            lock(&self.scores.0.rows).open[row] = false;
+        }
+    }
+}
+
 impl ConnectionSlot {
     /// Its number, from 1.
     pub fn number(&self) -> u64 {
-        self.number
+        self.connection.number
     }
 
     /// As [`Scores::begin`], for a call of this connection: what it consumes is remembered with the connection, also when
     /// the call is over, since its reply may be lost yet.
     #[must_use = "the call counts as executing for as long as this lives"]
     pub fn begin(&self, method: &str, trace_id: u128) -> CallSlot {
-        self.scores.begin_on(self.row, method, trace_id)
+        self.connection.scores.begin_on(Arc::clone(&self.connection), method, trace_id)
     }
 }
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        self.scores.word(CONNECTIONS).fetch_sub(1, Relaxed);
-        if let Some(row) = self.row {
-            lock(&self.scores.0.rows).open[row] = false;
-        }
+        self.connection.scores.word(CONNECTIONS).fetch_sub(1, Relaxed);
     }
 }
 
@@ -223,10 +235,8 @@ const NO_COUNT: u64 = u64::MAX;
 /// A call. Its slot is used again only when no [`Progress`] is left: a late store must not hit another call.
 #[derive(Debug)]
 struct Call {
-    scores: Scores,
+    connection: Arc<Connection>,
     slot: Option<usize>,
-    /// That of its connection.
-    row: Option<usize>,
     started: u64,
     failed: AtomicBool,
     count: AtomicU64,
@@ -235,8 +245,9 @@ struct Call {
 impl Drop for Call {
     fn drop(&mut self) {
         if let Some(at) = self.slot {
-            self.scores.enter(at, FREE);
-            lock(&self.scores.0.slots).back.push(at);
+            let scores = &self.connection.scores;
+            scores.enter(at, FREE);
+            lock(&scores.0.slots).back.push(at);
         }
     }
 }
@@ -261,7 +272,7 @@ impl CallSlot {
     /// Counts the call as answered; returns how long it took, in µs. A call dropped without it was cancelled.
     pub fn answered(&self) -> u64 {
         let us = self.elapsed();
-        let scores = &self.call.scores;
+        let scores = &self.call.connection.scores;
         scores.word(LATENCIES.start + Latencies::bucket(us)).fetch_add(1, Relaxed);
         if self.has_failed() {
             scores.word(CALLS_FAILED).fetch_add(1, Relaxed);
@@ -284,7 +295,7 @@ impl CallSlot {
 impl Drop for CallSlot {
     fn drop(&mut self) {
         if let Some(at) = self.call.slot {
-            self.call.scores.enter(at, OVER);
+            self.call.connection.scores.enter(at, OVER);
         }
     }
 }
@@ -355,9 +366,9 @@ impl Progress {
 
     fn begun(&self, value: u64) {
         if let Some(call) = &self.call
-            && let Some(row) = call.row
+            && let Some(row) = call.connection.row
         {
-            call.scores.word(ROWS_AT + row * ROW + BEGUN).fetch_max(value, Relaxed);
+            call.connection.scores.word(ROWS_AT + row * ROW + BEGUN).fetch_max(value, Relaxed);
         }
     }
 
@@ -366,7 +377,7 @@ impl Progress {
         if let Some(call) = &self.call
             && let Some(at) = call.slot
         {
-            call.scores.word(at + word).store(value(), Relaxed);
+            call.connection.scores.word(at + word).store(value(), Relaxed);
         }
     }
 }
@@ -441,6 +452,29 @@ mod tests {
         let seen = board.read().unwrap();
         assert_eq!((seen.consumed(1), seen.consumed(2)), (Some(0), None), "an open one keeps its place");
         assert_eq!(seen.consumed(CONNECTION_ROWS as u64 + 1), None);
+    }
+
+    #[test]
+    fn a_late_store_of_a_closed_connections_call_is_not_taken_for_the_next_connections() {
+        let (board, scores) = board();
+        let first = scores.connect();
+        let late = first.begin("Stats.mean", 1).progress();
+        drop(first);
+        // Enough to use every other row again, and this one if it were free.
+        let others: Vec<_> = (1..CONNECTION_ROWS).map(|_| scores.connect()).collect();
+        let last = scores.connect();
+        late.consumed(7);
+        let seen = board.read().unwrap();
+        assert_eq!(seen.consumed(1), Some(7));
+        assert!(others.iter().all(|other| seen.consumed(other.number()).is_none()));
+        assert_eq!(seen.consumed(last.number()), Some(0), "it has no row");
+        drop((late, last));
+        assert_eq!(
+            seen.connections, CONNECTION_ROWS as u64,
+            "one that only a late call remembers is not open"
+        );
+        let next = scores.connect();
+        assert_eq!(board.read().unwrap().consumed(next.number()), None, "the row is free again");
     }
 
     #[test]
