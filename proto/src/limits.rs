@@ -166,6 +166,8 @@ pub const CONDEMNED: usize = 32;
 pub const CONDEMNED_TAIL: usize = 256;
 /// A method's name on the scoreboard, in bytes; longer ones are cut.
 pub const METHOD: usize = 32;
+/// Why a call failed, in its line of the log, in bytes; longer ones are cut.
+pub const FAILURE_SHOWN: usize = 256;
 /// A line of a worker's output, in bytes; longer ones are kept in parts.
 pub const LOG_LINE: usize = 16 * 1024;
 /// Records of workers that a run keeps for its log, in bytes; older ones are dropped and counted. A worker that

@@ -47,6 +47,7 @@ impl<S: Serve> Serve for Observed<S> {
         let mut call = Call { slot, name, trace_id, deadline: context.deadline, level, answered: false };
         let answer = if let Some(crash) = blamed.sentence(trace_id) {
             tracing::warn!(log.target = "worker", %crash, %trace_id, "not executed: workers died of this call");
+            progress.fail(crash);
             Err(crash.to_error())
         } else {
             turn = blamed.turn(trace_id, &progress).await;
@@ -54,8 +55,8 @@ impl<S: Serve> Serve for Observed<S> {
                 Turn::scope(turn.clone(), progress.clone().scope(self.service.serve(context, request)));
             blamed.execute(turn.is_some(), &progress, call).await
         };
-        if answer.is_err() {
-            progress.fail();
+        if let Err(error) = &answer {
+            progress.fail(&error.detail);
         }
         call.answered = true;
         answer
@@ -84,26 +85,22 @@ impl Drop for Call {
     fn drop(&mut self) {
         let panicked = thread::panicking();
         if panicked {
-            self.slot.progress().fail();
+            self.slot.progress().fail("panicked");
         }
-        let us = if self.answered || panicked { self.slot.answered() } else { self.slot.elapsed() };
-        let message = match (panicked, self.answered, self.slot.has_failed()) {
-            (true, ..) => "panicked",
-            (_, true, true) => "failed",
-            (_, true, false) => "answered",
+        let over = self.answered || panicked;
+        let us = if over { self.slot.answered() } else { self.slot.elapsed() };
+        let failed = self.slot.failure().is_some();
+        let message = match (over, failed) {
+            (true, true) => "failed",
+            (true, false) => "answered",
             _ if self.deadline <= Instant::now() => "deadline passed",
             _ => "cancelled",
         };
-        let level = match (self.slot.has_failed(), self.level) {
-            (true, _) => Level::WARN,
-            _ if Duration::from_micros(us) > SLOW_CALL => Level::INFO,
-            (_, CallLevel::Info) => Level::INFO,
-            (_, CallLevel::Debug) => Level::DEBUG,
-        };
-        match level {
-            Level::WARN => self.log_warn(message, us),
-            Level::INFO => self.log_info(message, us),
-            _ => self.log_debug(message, us),
+        // Data that is no numbers is a client's affair: nothing for the host to be warned of.
+        if failed || Duration::from_micros(us) > SLOW_CALL || self.level == CallLevel::Info {
+            self.log_info(message, us);
+        } else {
+            self.log_debug(message, us);
         }
     }
 }
@@ -122,6 +119,7 @@ macro_rules! log_at {
                 method,
                 count = self.slot.count(),
                 us,
+                reason = self.slot.failure(),
                 trace_id = %self.trace_id,
                 "{message}"
             );
@@ -130,7 +128,6 @@ macro_rules! log_at {
 }
 
 impl Call {
-    log_at!(log_warn, WARN);
     log_at!(log_info, INFO);
     log_at!(log_debug, DEBUG);
 }

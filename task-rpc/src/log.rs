@@ -225,7 +225,7 @@ mod tests {
         for failed in [true, false, false] {
             let call = scores.begin("Stats.mean", 1);
             if failed {
-                call.progress().fail();
+                call.progress().fail("no numbers");
             }
             call.answered();
         }

@@ -37,7 +37,7 @@ impl Service {
 
 /// Tells the log and the scoreboard of a fault.
 fn noted<T>(answer: Result<T, Fault>) -> Result<T, Fault> {
-    answer.inspect_err(|_| Progress::current().fail())
+    answer.inspect_err(|fault| Progress::current().fail(format_args!("{}: {fault}", fault.kind)))
 }
 
 impl Stats for Service {

@@ -243,6 +243,7 @@ async fn without_word_from_the_host_only_failed_and_sampled_calls_get_a_line() {
     let [sampled, failed] = &traces[..] else { panic!("{said}") };
     assert!(sampled.contains(&TraceId(0xb).to_string()) && sampled.contains(r#""level":"INFO""#), "{said}");
     assert!(failed.contains(&TraceId(0xc).to_string()) && failed.contains(r#""message":"failed""#), "{said}");
+    assert!(failed.contains(r#""level":"INFO""#) && failed.contains(r#""reason":"empty_input: "#), "{said}");
 }
 
 #[tokio::test]

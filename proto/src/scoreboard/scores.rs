@@ -1,10 +1,10 @@
 //! The worker's end of the scoreboard: lock-free stores, from any thread.
 
-use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::{Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicU64, fence};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, fence};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::{fmt, io};
 
 use super::map::Map;
 use super::{
@@ -12,7 +12,7 @@ use super::{
     CONSUMING, FREE, HEARTBEAT, IN_FORCE, LATENCIES, Latencies, MAGIC, NAME, NAME_WORDS, NUMBER, OVER, PHASE,
     PROGRESSED, ROW, ROWS_AT, SLOT, SLOTS_USED, STARTED, STATE, TRACE, TRIAL, WORD, WRITING, now, slot_at,
 };
-use crate::limits::{CONNECTION_ROWS, METHOD, SLOTS};
+use crate::limits::{CONNECTION_ROWS, FAILURE_SHOWN, METHOD, SLOTS};
 
 /// A mapped scoreboard. Clones are the same board.
 #[derive(Debug, Clone)]
@@ -114,7 +114,7 @@ impl Scores {
                 connection,
                 slot,
                 started,
-                failed: AtomicBool::new(false),
+                failure: OnceLock::new(),
                 count: AtomicU64::new(NO_COUNT),
             }),
         }
@@ -238,7 +238,7 @@ struct Call {
     connection: Arc<Connection>,
     slot: Option<usize>,
     started: u64,
-    failed: AtomicBool,
+    failure: OnceLock<String>,
     count: AtomicU64,
 }
 
@@ -274,16 +274,16 @@ impl CallSlot {
         let us = self.elapsed();
         let scores = &self.call.connection.scores;
         scores.word(LATENCIES.start + Latencies::bucket(us)).fetch_add(1, Relaxed);
-        if self.has_failed() {
+        if self.failure().is_some() {
             scores.word(CALLS_FAILED).fetch_add(1, Relaxed);
         }
         scores.word(CALLS_TOTAL).fetch_add(1, Relaxed);
         us
     }
 
-    /// Whether its code said that it failed.
-    pub fn has_failed(&self) -> bool {
-        self.call.failed.load(Relaxed)
+    /// Why it failed, if its code said so.
+    pub fn failure(&self) -> Option<&str> {
+        self.call.failure.get().map(String::as_str)
     }
 
     /// How many items it worked on, if its code said so.
@@ -350,10 +350,18 @@ impl Progress {
         self.tick();
     }
 
-    /// The call's answer is a fault.
-    pub fn fail(&self) {
+    /// The call's answer is a fault; why, for its line in the log, which shows the first [`FAILURE_SHOWN`] bytes. What is
+    /// said first stays.
+    pub fn fail(&self, why: impl fmt::Display) {
         if let Some(call) = &self.call {
-            call.failed.store(true, Relaxed);
+            call.failure.get_or_init(|| {
+                let mut why = why.to_string();
+                if why.len() > FAILURE_SHOWN {
+                    why.truncate(why.floor_char_boundary(FAILURE_SHOWN));
+                    why.push('…');
+                }
+                why
+            });
         }
     }
 
@@ -389,6 +397,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::super::Board;
     use super::*;
 
@@ -416,7 +426,7 @@ mod tests {
         assert!(call.progressed >= call.started && call.started > 0);
 
         let before = scores.totals();
-        slot.progress().fail();
+        slot.progress().fail("no numbers");
         slot.answered();
         let since = scores.totals().since(&before);
         assert_eq!((before.calls, since.calls, since.failed), (0, 1, 1));
@@ -475,6 +485,17 @@ mod tests {
         );
         let next = scores.connect();
         assert_eq!(board.read().unwrap().consumed(next.number()), None, "the row is free again");
+    }
+
+    #[test]
+    fn what_is_first_said_of_a_failure_stays_and_is_cut_between_characters() {
+        let (_board, scores) = board();
+        let slot = scores.begin("Stats.mean", 1);
+        assert_eq!(slot.failure(), None);
+        slot.progress().fail("é".repeat(FAILURE_SHOWN));
+        slot.progress().fail("later");
+        let shown = slot.failure().unwrap();
+        assert_eq!(shown, format!("{}…", "é".repeat(FAILURE_SHOWN / 2)));
     }
 
     #[test]
