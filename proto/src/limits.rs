@@ -134,8 +134,6 @@ pub const SOCKET_PATH: usize = 107;
 pub const TOKEN: usize = 64 * 1024;
 /// A token in an error message, in bytes.
 pub const TOKEN_SHOWN: usize = 64;
-/// Numbers that are computed in the connection's own task: a hop to a thread and back costs 7 µs.
-pub const IN_PLACE: usize = 4096;
 /// Inputs that a worker reads at once, each on a thread of its own.
 pub const READERS: usize = 256;
 /// Inputs whose numbers a connection keeps for its later calls; the oldest that no call uses goes first.
@@ -144,7 +142,8 @@ pub const INGESTS: usize = 64;
 pub const INPUT_BLOCK: usize = 256 * 1024;
 /// Modes listed in a reply; all are counted.
 pub const MODES_LISTED: usize = 1000;
-/// Numbers in a request itself; a thread hop costs more than computing on so few, and they fill no frame.
+/// Numbers that our client puts into a request itself, as they fill no frame, and that a worker computes on in the
+/// connection's own task: a hop to a thread and back costs 7 µs.
 pub const INLINE_NUMBERS: usize = 4096;
 /// Sources of one query: at some 30 bytes each they stay under half a frame.
 pub const SOURCES: usize = 16 * 1024;

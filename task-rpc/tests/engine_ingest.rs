@@ -17,7 +17,7 @@ use futures::future::{join3, select};
 use futures::{FutureExt, poll};
 use rustix::pipe::PipeFlags;
 use task_proto::fault::{Fault, FaultKind};
-use task_proto::limits::IN_PLACE;
+use task_proto::limits::INLINE_NUMBERS;
 use task_proto::number::Number;
 use task_proto::stats::{Format, Missing, Query, Source};
 use task_worker::engine::{Budget, Data, Engine, Ingests};
@@ -334,7 +334,7 @@ async fn many_numbers_in_a_request_are_answered_from_a_thread_and_few_in_place()
         let numbers = Source::Numbers((1..=count).map(Number::Int).collect());
         Box::pin(ingests.data(query([numbers]), |_| None))
     };
-    let (few, many) = (IN_PLACE as i64, 3 * IN_PLACE as i64);
+    let (few, many) = (INLINE_NUMBERS as i64, 3 * INLINE_NUMBERS as i64);
     assert!(poll!(&mut call(few)).is_ready());
     // The thread may be done before the first look, but not every time.
     let mut looks = 0;

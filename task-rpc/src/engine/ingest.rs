@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use task_proto::fault::{Fault, FaultKind};
-use task_proto::limits::{IN_PLACE, INGESTS};
+use task_proto::limits::{INGESTS, INLINE_NUMBERS};
 use task_proto::number::Number;
 use task_proto::numbers::Numbers;
 use task_proto::scoreboard::Activity;
@@ -38,7 +38,7 @@ struct Ingest {
 }
 
 /// A query whose own numbers count against the memory for numbers: those of a frame take up to 16 times its bytes.
-/// Not counted are at most [`IN_PLACE`] numbers of a call that is answered at once, and the one request of a
+/// Not counted are at most [`INLINE_NUMBERS`] numbers of a call that is answered at once, and the one request of a
 /// connection that has been decoded and whose handler has yet to begin.
 #[derive(Debug)]
 struct Counted {
@@ -112,7 +112,7 @@ impl Ingests {
             Source::Attached { .. } => None,
         });
         let inline = inline.sum::<Option<usize>>();
-        if inline.is_some_and(|numbers| numbers <= IN_PLACE) {
+        if inline.is_some_and(|numbers| numbers <= INLINE_NUMBERS) {
             // The frame bounds these numbers.
             let mut collector = Collector::new(&Budget::unlimited(), query.missing);
             collect_inline(&mut collector, &query, || Ok(()))?;
@@ -256,7 +256,7 @@ fn collect_numbers(
         collector.huge(format_args!("position {}", index + 1), source);
     }
     for (index, &number) in numbers.iter().enumerate() {
-        if index % IN_PLACE == 0 {
+        if index % INLINE_NUMBERS == 0 {
             checkpoint()?;
         }
         let place = |fault| Fault { column: Some(index as u64 + 1), ..fault };

@@ -16,7 +16,7 @@ mod shared;
 use std::sync::Arc;
 
 use task_proto::fault::Fault;
-use task_proto::limits::IN_PLACE;
+use task_proto::limits::INLINE_NUMBERS;
 use task_proto::number::Number;
 use task_proto::scoreboard::Activity;
 
@@ -84,7 +84,7 @@ impl Data {
     }
 
     fn in_place(&self) -> bool {
-        self.sequence.count() <= IN_PLACE as u64
+        self.sequence.count() <= INLINE_NUMBERS as u64
     }
 
     async fn on_a_thread<T: Send + Sync + 'static>(
