@@ -20,6 +20,8 @@ use task_worker::{Worker, WorkerError};
 use service::Service;
 use wires::Wire;
 
+const WIRES: [Wire; 6] = [Wire::Abort, Wire::Slow, Wire::Long, Wire::Wait, Wire::Block, Wire::Spin];
+
 #[derive(Clone)]
 struct Wired {
     service: Service,
@@ -42,7 +44,7 @@ impl Wired {
     async fn touch(&self, query: &Query) {
         let [Source::Numbers(numbers), ..] = &query.sources[..] else { return };
         let Some(&Number::Int(first)) = numbers.first() else { return };
-        match Wire::of(first) {
+        match WIRES.into_iter().find(|wire| wire.number() == first) {
             Some(Wire::Abort) => std::process::abort(),
             Some(Wire::Slow) => tokio::time::sleep(TICK).await,
             Some(Wire::Long) => tokio::time::sleep(TICK * 10).await,

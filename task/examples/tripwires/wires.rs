@@ -18,19 +18,11 @@ pub(crate) enum Wire {
 }
 
 impl Wire {
-    const ALL: [Wire; 6] = [Wire::Abort, Wire::Slow, Wire::Long, Wire::Wait, Wire::Block, Wire::Spin];
     /// No test draws a number near it by chance.
     const FIRST: i64 = 0x7721_9e55_0000_0000;
 
     /// The number that does it.
-    #[allow(dead_code, clippy::allow_attributes, reason = "the worker and the tests each use their side")]
     pub(crate) fn number(self) -> i64 {
         Self::FIRST + self as i64
-    }
-
-    /// What this number does.
-    #[allow(dead_code, clippy::allow_attributes, reason = "the worker and the tests each use their side")]
-    pub(crate) fn of(number: i64) -> Option<Self> {
-        Self::ALL.into_iter().find(|wire| wire.number() == number)
     }
 }
