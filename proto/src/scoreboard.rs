@@ -171,12 +171,35 @@ impl Snapshot {
         }
     }
 
-    /// How many bytes of input that cannot be read again have been read on the connection of this number; `None`: no
-    /// such input has been begun. Of a connection that the board does not remember anything must be assumed.
-    pub fn consumed(&self, connection: u64) -> Option<u64> {
+    /// What has been read on the connection of this number of input that cannot be read again.
+    pub fn consumed(&self, connection: u64) -> Consumed {
         match self.begun.iter().find(|(number, _)| *number == connection) {
-            Some((_, begun)) => begun.checked_sub(1),
-            None => Some(0),
+            Some((_, 0)) => Consumed::Nothing,
+            // Begun, and not one read has been counted: that says nothing of the one that was under way.
+            Some((_, 1)) | None => Consumed::Unknown,
+            Some((_, begun)) => Consumed::Bytes(begun - 1),
+        }
+    }
+}
+
+/// What has been read of input that cannot be read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Consumed {
+    /// None, and none has been begun.
+    Nothing,
+    /// At least this many bytes.
+    Bytes(u64),
+    /// Some may have been: it was begun, or nobody knows.
+    Unknown,
+}
+
+impl Consumed {
+    /// How many bytes, if that is known.
+    pub fn bytes(self) -> Option<u64> {
+        match self {
+            Consumed::Bytes(bytes) => Some(bytes),
+            Consumed::Nothing | Consumed::Unknown => None,
         }
     }
 }

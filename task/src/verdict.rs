@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use task_proto::scoreboard::Consumed;
 
 use crate::supervisor::PostMortem;
 
@@ -25,16 +26,15 @@ pub struct Death {
 pub enum Verdict {
     /// That worker lives.
     Alive {
-        /// How many bytes of input that cannot be read again have been read on the connection; `None`: no such input
-        /// has been begun, so far. 0: it has been, and nobody knows how far.
-        consumed: Option<u64>,
+        /// What has been read on the connection, so far, of input that cannot be read again.
+        consumed: Consumed,
     },
     /// That worker is gone.
     Died {
         /// How.
         death: Death,
         /// Likewise, when it died.
-        consumed: Option<u64>,
+        consumed: Consumed,
     },
     /// It died too long ago, or never was.
     Unknown,

@@ -17,6 +17,7 @@ use task_host::socket::Socket;
 use task_host::spawn::WorkerSpec;
 use task_host::supervisor::{Ended, HandOverError, Policy, Restart, ServicePhase, Supervisor};
 use task_host::verdict::Verdict;
+use task_proto::scoreboard::Consumed;
 use task_proto::stats::{Format, Missing, Query, Source, StatsClient, StatsRequest, StatsResponse};
 
 /// For any event: on a loaded machine everything takes its time.
@@ -210,12 +211,12 @@ async fn a_worker_that_is_stopped_is_taken_to_hang_and_replaced() {
     println!("replaced after {:?}", stopped.elapsed());
     assert!(second != first && generation == 2);
     let verdict = supervisor.verdict(1, 1).await;
-    let Verdict::Died { death, consumed: Some(0) } = verdict else { panic!("{verdict:?}") };
+    let Verdict::Died { death, consumed: Consumed::Unknown } = verdict else { panic!("{verdict:?}") };
     assert_eq!(death.cause, "killed by SIGKILL: no heartbeat for 3 s");
     assert_eq!(supervisor.report().last_restart.unwrap().reason, death.cause);
     assert_eq!(
         supervisor.verdict(2, 1).await,
-        Verdict::Alive { consumed: Some(0) },
+        Verdict::Alive { consumed: Consumed::Unknown },
         "there was no such connection"
     );
     assert_eq!(supervisor.verdict(9, 1).await, Verdict::Unknown);

@@ -399,7 +399,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use std::sync::atomic::AtomicBool;
 
-    use super::super::Board;
+    use super::super::{Board, Consumed};
     use super::*;
 
     fn board() -> (Board, Scores) {
@@ -445,23 +445,28 @@ mod tests {
         let (first, second) = (scores.connect(), scores.connect());
         assert_eq!((first.number(), second.number()), (1, 2));
         let call = first.begin("Stats.mean", 7);
-        assert_eq!(board.read().unwrap().consumed(1), None);
+        assert_eq!(board.read().unwrap().consumed(1), Consumed::Nothing);
         call.progress().begin_consuming();
-        assert_eq!(board.read().unwrap().consumed(1), Some(0));
+        assert_eq!(board.read().unwrap().consumed(1), Consumed::Unknown, "a read may be under way");
         call.progress().consumed(4096);
         drop((call, first));
         let seen = board.read().unwrap();
-        assert_eq!((seen.consumed(1), seen.consumed(2)), (Some(4096), None));
-        assert_eq!(seen.consumed(3), Some(0), "of a connection that is not known the worst is assumed");
+        assert_eq!((seen.consumed(1), seen.consumed(2)), (Consumed::Bytes(4096), Consumed::Nothing));
+        assert_eq!(
+            seen.consumed(3),
+            Consumed::Unknown,
+            "of a connection that is not known the worst is assumed"
+        );
         // Its place is needed when all others have been used.
         for _ in 2..CONNECTION_ROWS {
             drop(scores.connect());
         }
-        assert_eq!(board.read().unwrap().consumed(1), Some(4096));
+        assert_eq!(board.read().unwrap().consumed(1), Consumed::Bytes(4096));
         drop(scores.connect());
         let seen = board.read().unwrap();
-        assert_eq!((seen.consumed(1), seen.consumed(2)), (Some(0), None), "an open one keeps its place");
-        assert_eq!(seen.consumed(CONNECTION_ROWS as u64 + 1), None);
+        assert_eq!(seen.consumed(1), Consumed::Unknown);
+        assert_eq!(seen.consumed(2), Consumed::Nothing, "an open one keeps its place");
+        assert_eq!(seen.consumed(CONNECTION_ROWS as u64 + 1), Consumed::Nothing);
     }
 
     #[test]
@@ -475,16 +480,17 @@ mod tests {
         let last = scores.connect();
         late.consumed(7);
         let seen = board.read().unwrap();
-        assert_eq!(seen.consumed(1), Some(7));
-        assert!(others.iter().all(|other| seen.consumed(other.number()).is_none()));
-        assert_eq!(seen.consumed(last.number()), Some(0), "it has no row");
+        assert_eq!(seen.consumed(1), Consumed::Bytes(7));
+        assert!(others.iter().all(|other| seen.consumed(other.number()) == Consumed::Nothing));
+        assert_eq!(seen.consumed(last.number()), Consumed::Unknown, "it has no row");
         drop((late, last));
         assert_eq!(
             seen.connections, CONNECTION_ROWS as u64,
             "one that only a late call remembers is not open"
         );
         let next = scores.connect();
-        assert_eq!(board.read().unwrap().consumed(next.number()), None, "the row is free again");
+        let seen = board.read().unwrap();
+        assert_eq!(seen.consumed(next.number()), Consumed::Nothing, "the row is free again");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 use tarpc::client::RpcError;
 use tarpc::{ChannelError, ServerError};
 use task_proto::crash::Crash;
+use task_proto::scoreboard::Consumed;
 use task_proto::wire::NEVER_SENT;
 
 use super::error::{CallError, in_full};
@@ -62,13 +63,11 @@ pub(super) fn of(error: RpcError, sent: bool, greeted: bool) -> Loss {
 /// What is lost of an input that cannot be read again with a connection of this verdict; `None` where the verdict
 /// proves that nothing was read, or will be.
 pub(super) fn spent(verdict: Verdict) -> Option<Spent> {
-    // A worker says that it begins before it reads, and how far it is after that: up to a block may have been read.
-    let known = |bytes: Option<u64>| bytes.filter(|bytes| *bytes > 0);
     match verdict {
-        Verdict::Died { consumed: None, .. } => None,
-        Verdict::Died { consumed, death } => Some(Spent { bytes: known(consumed), death: Some(death) }),
+        Verdict::Died { consumed: Consumed::Nothing, .. } => None,
+        Verdict::Died { consumed, death } => Some(Spent { bytes: consumed.bytes(), death: Some(death) }),
         // It may begin yet.
-        Verdict::Alive { consumed } => Some(Spent { bytes: known(consumed), death: None }),
+        Verdict::Alive { consumed } => Some(Spent { bytes: consumed.bytes(), death: None }),
         Verdict::Unknown => Some(Spent::default()),
     }
 }
@@ -162,21 +161,20 @@ mod tests {
         Death { generation: 1, pid: 5, cause: "killed by SIGKILL".into(), stderr_tail: Vec::new() }
     }
 
-    fn died(consumed: Option<u64>) -> Verdict {
+    fn died(consumed: Consumed) -> Verdict {
         Verdict::Died { death: death(), consumed }
     }
 
     #[test]
     fn input_is_left_only_if_a_dead_worker_proves_that_it_had_not_been_begun() {
         let of = |bytes, death| Some(Spent { bytes, death });
-        assert_eq!(spent(died(None)), None);
-        assert_eq!(spent(died(Some(7))), of(Some(7), Some(death())));
+        assert_eq!(spent(died(Consumed::Nothing)), None);
+        assert_eq!(spent(died(Consumed::Bytes(7))), of(Some(7), Some(death())));
+        assert_eq!(spent(died(Consumed::Unknown)), of(None, Some(death())));
         assert_eq!(spent(Verdict::Unknown), of(None, None));
-        // It had begun, and nobody knows how far it came.
-        assert_eq!(spent(died(Some(0))), of(None, Some(death())));
-        assert_eq!(spent(Verdict::Alive { consumed: Some(0) }), of(None, None));
+        assert_eq!(spent(Verdict::Alive { consumed: Consumed::Unknown }), of(None, None));
         // It may begin yet.
-        assert_eq!(spent(Verdict::Alive { consumed: None }), of(None, None));
-        assert_eq!(spent(Verdict::Alive { consumed: Some(3) }), of(Some(3), None));
+        assert_eq!(spent(Verdict::Alive { consumed: Consumed::Nothing }), of(None, None));
+        assert_eq!(spent(Verdict::Alive { consumed: Consumed::Bytes(3) }), of(Some(3), None));
     }
 }

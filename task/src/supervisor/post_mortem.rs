@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use signal_hook::low_level::signal_name;
 use task_proto::handshake::{HandshakeError, PROTOCOL};
-use task_proto::scoreboard::Snapshot;
+use task_proto::scoreboard::{Consumed, Snapshot};
 
 use super::health::Sickness;
 
@@ -112,10 +112,9 @@ impl PostMortem {
         }
     }
 
-    /// How many bytes of input that cannot be read again had been read on this connection; `None`: no such input had
-    /// been begun.
-    pub fn consumed(&self, connection: u64) -> Option<u64> {
-        self.scoreboard.as_ref().map_or(Some(0), |seen| seen.consumed(connection))
+    /// What had been read on this connection of input that cannot be read again.
+    pub fn consumed(&self, connection: u64) -> Consumed {
+        self.scoreboard.as_ref().map_or(Consumed::Unknown, |seen| seen.consumed(connection))
     }
 }
 

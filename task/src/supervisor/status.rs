@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use task_proto::handshake::Ready;
 use task_proto::limits::DEATH_NOTICE;
-use task_proto::scoreboard::{Board, Latencies, Snapshot};
+use task_proto::scoreboard::{Board, Consumed, Latencies, Snapshot};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -129,7 +129,7 @@ pub async fn verdict(mut status: watch::Receiver<Status>, generation: u64, conne
     }
     match status.workers.iter().find(|worker| worker.generation == generation) {
         Some(worker) => {
-            let consumed = worker.board.read().map_or(Some(0), |seen| seen.consumed(connection));
+            let consumed = worker.board.read().map_or(Consumed::Unknown, |seen| seen.consumed(connection));
             Verdict::Alive { consumed }
         }
         None => Verdict::Unknown,
@@ -165,6 +165,13 @@ mod tests {
         assert!(futures::poll!(&mut verdict).is_pending());
         news.send_modify(|status| status.deaths.push(death(2)));
         assert!(matches!(verdict.await, Verdict::Died { death, .. } if death.generation == 2));
+    }
+
+    #[tokio::test]
+    async fn of_a_dead_worker_without_a_scoreboard_nothing_is_known_rather_than_that_nothing_was_read() {
+        let (_news, status) = watch::channel(Status { deaths: vec![death(2)], ..Status::default() });
+        let verdict = verdict(status, 2, 1).now_or_never();
+        assert!(matches!(verdict, Some(Verdict::Died { consumed: Consumed::Unknown, .. })), "{verdict:?}");
     }
 
     #[tokio::test]
