@@ -7,6 +7,7 @@
 //! call. A slot's first word says whether it is free, being written, or in force, and counts its uses: whoever
 //! sees the same word before and after reading the rest has read one call, whole.
 
+mod call;
 mod map;
 mod scores;
 
@@ -19,7 +20,8 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{CONNECTION_ROWS, METHOD, SLOTS};
-pub use scores::{CallSlot, ConnectionSlot, Progress, Scores, Totals};
+pub use call::{CallSlot, Progress};
+pub use scores::{ConnectionSlot, Scores, Totals};
 
 /// Of any layout: the handshake has agreed on which.
 const MAGIC: u64 = u64::from_le_bytes(*b"taskscor");
