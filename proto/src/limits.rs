@@ -159,6 +159,8 @@ pub const SLOTS: usize = 8192;
 pub const CONNECTION_ROWS: usize = 1024;
 /// Suspects that a hello names, the freshest: at 35 bytes each they fit its datagram.
 pub const SUSPECTS: usize = 1000;
+/// Suspects that a line of the log names.
+pub const BLAMED_SHOWN: usize = 16;
 /// Condemned calls that a hello names, the freshest.
 pub const CONDEMNED: usize = 32;
 /// Last words of a worker that go with each of them, in bytes.

@@ -259,7 +259,8 @@ pub fn client<Req, Resp>(stream: FdStream, limits: &Limits) -> ClientTransport<R
         buffered: VecDeque::new(),
         unsent: VecDeque::new(),
         refused: false,
-        end: None,
+        ended: false,
+        error: None,
         greeting: Arc::default(),
     }
 }
@@ -277,8 +278,10 @@ pub struct ClientTransport<Req, Resp> {
     unsent: VecDeque<u64>,
     /// The server takes no more.
     refused: bool,
-    /// It says no more either; inside, the error that it ended with, until that is handed out.
-    end: Option<Option<io::Error>>,
+    /// It says no more either.
+    ended: bool,
+    /// The error that it ended with, until that is handed out.
+    error: Option<io::Error>,
     greeting: Arc<OnceLock<Greeting>>,
 }
 
@@ -336,8 +339,8 @@ impl<Req, Resp: DeserializeOwned> Stream for ClientTransport<Req, Resp> {
                 let error = ServerError::new(ErrorKind::BrokenPipe, NEVER_SENT.to_owned());
                 return Poll::Ready(Some(Ok(Response { request_id, message: Err(error) })));
             }
-            if let Some(error) = &mut this.end {
-                return Poll::Ready(error.take().map(Err));
+            if this.ended {
+                return Poll::Ready(this.error.take().map(Err));
             }
             match ready!(Pin::new(&mut this.inner).poll_next(cx)) {
                 Some(Ok(Response { request_id: GREETING_ID, message })) => {
@@ -353,7 +356,8 @@ impl<Req, Resp: DeserializeOwned> Stream for ClientTransport<Req, Resp> {
                 // tarpc reads between submitting a request and flushing it.
                 end => {
                     this.refuse();
-                    this.end = Some(end.and_then(Result::err));
+                    this.ended = true;
+                    this.error = end.and_then(Result::err);
                 }
             }
         }

@@ -133,7 +133,12 @@ impl Generation {
             }
         }
         let pid = worker.pid();
-        let cause = ExitCause::from(worker.reaped().await?);
+        let cause = if let Some(status) = worker.reaped().await? {
+            ExitCause::from(status)
+        } else {
+            tokio::spawn(worker.left_to_its_tracer());
+            ExitCause::Unknown
+        };
         let captured = capture.finish().await;
         if !captured.closed {
             tracing::warn!(pid, "somebody whom {name} started still holds its output open");
@@ -239,20 +244,21 @@ impl Worker {
     }
 
     /// Once it has exited: reaps it. A debugger that is attached to it learns of the exit first, and may take its
-    /// time; after [`KILL`] the worker is left to it.
-    async fn reaped(&mut self) -> io::Result<ExitStatus> {
+    /// time; after [`KILL`] it is not waited for any more: `None`.
+    async fn reaped(&mut self) -> io::Result<Option<ExitStatus>> {
         let patience = Instant::now() + KILL;
         loop {
             match self.try_reap()? {
-                Some(status) => return Ok(status),
-                None if Instant::now() > patience => {
-                    self.reaped = true;
-                    return Err(io::Error::other(
-                        "the worker has exited, but somebody traces it and holds it",
-                    ));
-                }
-                None => sleep(REAP_RETRY).await,
+                None if Instant::now() < patience => sleep(REAP_RETRY).await,
+                status => return Ok(status),
             }
+        }
+    }
+
+    /// Reaps it when its tracer has let go of it. Nothing tells when.
+    async fn left_to_its_tracer(mut self) {
+        while let Ok(None) = self.try_reap() {
+            sleep(KILL).await;
         }
     }
 

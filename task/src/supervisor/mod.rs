@@ -19,7 +19,7 @@ use std::time::Instant;
 use task_proto::handshake::Ready;
 use task_proto::limits::{HAND_OVER, Limits, SUPERVISOR_QUEUE};
 use task_proto::scoreboard::Snapshot;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 pub use self::health::Sickness;
@@ -37,6 +37,7 @@ use crate::verdict::Verdict;
 #[derive(Debug)]
 pub struct Supervisor {
     orders: mpsc::Sender<Order>,
+    at_once: Arc<Notify>,
     status: watch::Receiver<Status>,
     socket: Arc<Socket>,
     limits: Limits,
@@ -55,8 +56,9 @@ impl Supervisor {
         let (limits, run, began) = (spec.limits().clone(), journal.run().to_owned(), Instant::now());
         let service = Service::new(spec, Arc::clone(&socket), policy, journal, status, began);
         // It owns itself: it ends when its worker is gone, after `stop` or when the last order can have come.
-        tokio::spawn(service.run(ordered));
-        Supervisor { orders, status: watched, socket, limits, run, began }
+        let at_once = Arc::new(Notify::new());
+        tokio::spawn(service.run(ordered, Arc::clone(&at_once)));
+        Supervisor { orders, at_once, status: watched, socket, limits, run, began }
     }
 
     /// How the service stands, now and at every change.
@@ -110,7 +112,7 @@ impl Supervisor {
     /// under way is waited for first: whoever serves afterwards was started after this call.
     ///
     /// # Errors
-    /// The new worker did not start, and the old one goes on; an earlier predecessor still drains after [`HAND_OVER`];
+    /// The new worker did not start: the old one goes on, if there is one; an earlier predecessor still drains after [`HAND_OVER`];
     /// or the service has ended.
     pub async fn hand_over(&self) -> Result<u64, HandOverError> {
         let (reply, done) = oneshot::channel();
@@ -126,9 +128,7 @@ impl Supervisor {
 
     /// Ends the worker at once, if it is still there: SIGKILL instead of a drain.
     pub fn stop_now(&self) {
-        // A full queue belongs to a loop that is about to see that its orders end; a closed one to a service that has
-        // ended.
-        let _ = self.orders.try_send(Order::StopNow);
+        self.at_once.notify_one();
     }
 
     /// Stops the worker: the socket file goes, what was sent is answered, the process ends and is reaped.

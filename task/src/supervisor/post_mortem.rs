@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use signal_hook::low_level::signal_name;
 use task_proto::handshake::{HandshakeError, PROTOCOL};
+use task_proto::limits::HAND_OVER;
 use task_proto::scoreboard::{Consumed, Snapshot};
 
 use super::health::Sickness;
@@ -20,6 +21,8 @@ pub enum ExitCause {
     Code(i32),
     /// This signal killed it.
     Signal(i32),
+    /// Somebody traces it, and holds back how it ended.
+    Unknown,
 }
 
 /// What is known of a worker that is gone.
@@ -95,8 +98,13 @@ pub enum HandOverError {
     /// The new worker did not start; the old one goes on.
     #[error("{0}; the old worker goes on")]
     Start(Arc<StartFailure>),
+    /// The new worker did not start, and there is no other; the next is tried.
+    #[error("{0}; no worker serves, and another start follows")]
+    NoWorker(Arc<StartFailure>),
     /// It will come about, later.
-    #[error("a worker that handed over before still answers what it was asked; the hand-over follows")]
+    #[error(
+        "not within {HAND_OVER:?}: an earlier worker still answers what it was asked, or the new one is slow to start; the hand-over follows"
+    )]
     Queued,
     /// There is nothing to hand over.
     #[error("{0}")]
@@ -132,6 +140,7 @@ impl fmt::Display for ExitCause {
                 Some(name) => write!(f, "killed by {name}"),
                 None => write!(f, "killed by signal {signal}"),
             },
+            ExitCause::Unknown => f.write_str("exited, and whoever traces it holds back how"),
         }
     }
 }

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use task_proto::crash::{Crash, TraceId};
 use task_proto::handshake::{EXIT_REFUSED, Hello, PROTOCOL, Ready};
-use task_proto::limits::{DEATHS_KEPT, FAILED_STARTS_WITHIN, SUPERVISOR_QUEUE};
+use task_proto::limits::{BLAMED_SHOWN, DEATHS_KEPT, FAILED_STARTS_WITHIN, SUPERVISOR_QUEUE};
 use task_proto::scoreboard::{Activity, Board, Call};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::sleep_until;
 
@@ -30,8 +30,6 @@ use crate::spawn::WorkerSpec;
 pub(super) enum Order {
     /// Orderly.
     Stop,
-    /// At once.
-    StopNow,
     /// To another worker; the reply says which, once it serves.
     HandOver(oneshot::Sender<Result<u64, HandOverError>>),
 }
@@ -107,7 +105,8 @@ impl Service {
         service
     }
 
-    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+    /// `at_once`: whoever wants its end at once says so there; in a queue it might not find room.
+    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>, at_once: Arc<Notify>) {
         let mut owned = true;
         while self.state.mode != Mode::Ended {
             let due = self.timers.iter().min_by_key(|(_, due)| **due).map(|(timer, due)| (*timer, *due));
@@ -122,6 +121,7 @@ impl Service {
             };
             let event = tokio::select! {
                 Some((generation, report)) = self.reports.recv() => self.learn(generation, report),
+                () = at_once.notified() => Some(Event::StopNow),
                 order = orders.recv(), if owned => {
                     owned = order.is_some();
                     Some(self.obey(order.unwrap_or(Order::Stop)))
@@ -144,7 +144,6 @@ impl Service {
     fn obey(&mut self, order: Order) -> Event {
         match order {
             Order::Stop => Event::Stop,
-            Order::StopNow => Event::StopNow,
             Order::HandOver(reply) => {
                 self.waiting.retain(|(_, reply)| !reply.is_closed());
                 self.waiting.push((self.state.latest + 1, reply));
@@ -274,6 +273,7 @@ impl Service {
             (Some(_), _) => Making::Own,
             _ if self.state.mode != Mode::Running => return,
             (None, ExitCause::Signal(signal)) if signal == Signal::KILL.as_raw() => Making::Foreign,
+            (None, ExitCause::Unknown) => return,
             (None, _) => Making::Own,
         };
         let present = death.scoreboard.iter().flat_map(|seen| &seen.calls);
@@ -285,6 +285,13 @@ impl Service {
         };
         let calls = death.scoreboard.iter().flat_map(|seen| &seen.calls);
         let on_trial = calls.into_iter().find(|call| call.on_trial).map(|call| TraceId(call.trace_id));
+        if !executing.is_empty() {
+            let ids =
+                executing.iter().take(BLAMED_SHOWN).map(ToString::to_string).collect::<Vec<_>>().join(" ");
+            let (generation, count) = (death.generation, executing.len());
+            let on_trial = on_trial.map(tracing::field::display);
+            tracing::debug!(generation, count, on_trial, "it died while it executed {ids}");
+        }
         let scene = Scene { making, executing, on_trial, present: &present, told, lived: death.lived };
         for trace_id in self.blame.died(&scene, &crash) {
             tracing::warn!(%trace_id, generation = death.generation, "workers die of this call: it is not executed again");
@@ -300,10 +307,14 @@ impl Service {
                     self.timers.remove(&timer);
                 }
                 Action::Serve(generation) => self.settle(|needed| needed <= generation, &Ok(generation)),
-                Action::KeepOld(generation) => {
-                    let failure = self.failure.clone().map(HandOverError::Start);
-                    let failed = failure.unwrap_or(HandOverError::Ended(Ended::Stopped));
-                    self.settle(|needed| needed <= generation, &Err(failed));
+                Action::NotStarted(generation) => {
+                    let old = self.state.in_role(Role::Serving).is_some();
+                    let why = if old { HandOverError::Start } else { HandOverError::NoWorker };
+                    let failed = self.failure.clone().map(why);
+                    self.settle(
+                        |needed| needed <= generation,
+                        &Err(failed.unwrap_or(HandOverError::Ended(Ended::Stopped))),
+                    );
                 }
                 Action::Unlink => match self.socket.unlink() {
                     Ok(removed) => self.unlinked |= removed,

@@ -153,8 +153,8 @@ pub(super) enum Action {
     Disarm(Timer),
     /// This worker serves from now on.
     Serve(u64),
-    /// The hand-over to this worker has failed; its predecessor goes on.
-    KeepOld(u64),
+    /// This worker did not start: who waits for it is to be told.
+    NotStarted(u64),
     /// Remove the socket file, so that nobody comes to a service that ends.
     Unlink,
     /// SIGTERM: drain.
@@ -334,13 +334,16 @@ impl State {
             Role::Abandoned { hopeless: refused } => (false, hopeless || refused),
             Role::Serving | Role::Draining => (true, false),
         };
+        let succeeded = self.in_role(Role::Serving).is_some();
+        if !ready {
+            actions.push(Action::NotStarted(generation));
+        } else if proved && (succeeded || role == Role::Serving) {
+            // What failed before it does not count any more.
+            self.failed.clear();
+        }
         actions.extend(match role {
             Role::Draining => self.begin_hand_over(policy),
-            Role::Starting | Role::Abandoned { .. } if self.in_role(Role::Serving).is_some() => {
-                let mut actions = vec![Action::KeepOld(generation)];
-                actions.extend(self.begin_hand_over(policy));
-                actions
-            }
+            _ if succeeded => self.begin_hand_over(policy),
             // Another is on its way already.
             _ if self.is_attended() => Vec::new(),
             _ => match policy.restart {
@@ -349,10 +352,7 @@ impl State {
                     self.spawn(policy)
                 }
                 Restart::Deaths(_) if ready => self.stop(false, Outcome::Died, policy),
-                Restart::FailedStarts(_) if ready && proved => {
-                    self.failed.clear();
-                    self.spawn(policy)
-                }
+                Restart::FailedStarts(_) if ready && proved => self.spawn(policy),
                 Restart::FailedStarts(most) if self.served || !hopeless => {
                     self.failed_start(now, most, policy)
                 }
@@ -375,6 +375,8 @@ impl State {
         }
         match in_a_row.checked_sub(2) {
             None => self.spawn(policy),
+            // Somebody asks for it now.
+            Some(_) if self.again => self.spawn(policy),
             Some(doublings) => {
                 let factor = 2_u32.saturating_pow(doublings.try_into().unwrap_or(u32::MAX));
                 let wait = RESTART_BACKOFF.saturating_mul(factor).min(RESTART_BACKOFF_MAX);

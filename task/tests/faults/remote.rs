@@ -18,14 +18,14 @@ use crate::house::{House, LIMIT, Run, example, kill, until};
 /// Numbers in a file that keeps a worker busy for long enough to be killed in between.
 const MANY: usize = 5_000_000;
 
-fn task(house: &House, words: &[&str]) -> Command {
+pub(crate) fn task(house: &House, words: &[&str]) -> Command {
     let mut command = house.command(Path::new(env!("CARGO_BIN_EXE_task")));
     command.args(words);
     command
 }
 
 /// A service that answers, and its worker's pid.
-fn service(house: &House, words: &[&str]) -> (Run, u32) {
+pub(crate) fn service(house: &House, words: &[&str]) -> (Run, u32) {
     let run = Run::start(task(house, &["serve"]).args(words));
     until("it has a socket", || house.runtime().join("rpc.sock").exists().then_some(()));
     let worker = run.worker(None);

@@ -35,7 +35,7 @@ pub(crate) fn run(scale: Scale) -> Report {
     let (mut took, mut calls, mut beside, mut crashed) = (Vec::new(), 0, 0, 0);
     for round in 0..rounds {
         load.seen.until("every caller had an answer from one worker", Now::common_worker);
-        let before = generation(&load);
+        let before = generation(&service, &mut moments);
         let begun = Instant::now();
         let slow = |number| if round % 5 == 1 && number == 0 { Wire::Long } else { Wire::Slow };
         let neighbours: Vec<_> = (0..BESIDE).map(slow).collect();
@@ -57,15 +57,16 @@ pub(crate) fn run(scale: Scale) -> Report {
                 other => report.demand(false, || format!("a call beside it is answered with {other:?}")),
             }
         }
-        // Seldom, some one in fifty, a death names nobody for certain and a third is needed: known, and demanded of the
-        // long form only.
-        let deaths = 2..=(if scale.long { 2 } else { 3 }) * poisons;
-        load.seen.until("the worker after the last death answers", |now| {
-            let newest = now.newest.as_ref()?.0.generation;
-            (newest - before >= *deaths.start() && now.common_worker().is_some()).then_some(())
-        });
-        let died = generation(&load) - before;
-        report.demand(deaths.contains(&died), || format!("{died} workers died of {poisons} calls"));
+        let deaths = 2..=2 * poisons;
+        let died = generation(&service, &mut moments) - before;
+        if !deaths.contains(&died) {
+            let log = service.log();
+            let told = log.iter().filter(|record| record["fields"]["generation"].as_u64() >= Some(before));
+            let told = told.map(|record| format!("{} {}", record["message"], record["fields"]));
+            let told = told.collect::<Vec<_>>().join("\n    ");
+            println!("    {told}");
+            report.demand(false, || format!("{died} workers died of {poisons} calls"));
+        }
     }
     let tally = load.end();
     report.count("poisonous calls beside others", calls);
@@ -115,6 +116,11 @@ fn is_crash(report: &mut Report, poison: Asked) -> bool {
     is_crash
 }
 
-fn generation(load: &Load) -> u64 {
-    load.seen.lock().newest.as_ref().map_or(0, |(worker, _)| worker.generation)
+/// Which worker answers now. Once a poisonous call has failed, that is the one after its last death.
+fn generation(service: &Service, moments: &mut Moments) -> u64 {
+    let ping = ours::ask_once(&service.socket(), u128::from(moments.next()), StatsRequest::Ping {});
+    match ping.join().expect("it does not panic") {
+        Ok(StatsResponse::Ping(pong)) => pong.generation,
+        other => panic!("ping is answered with {other:?}"),
+    }
 }

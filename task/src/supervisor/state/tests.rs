@@ -175,10 +175,33 @@ fn a_successor_that_does_not_start_leaves_the_old_one_serving() {
         vec![Event::Refused { generation: 2, hopeless: true }, died(2)],
     ] {
         let (state, actions) = after(&SERVICE, &[&begun[..], &failure[..]].concat());
-        has(&actions, &[Action::KeepOld(2)]);
+        has(&actions, &[Action::NotStarted(2)]);
         assert_eq!((state.mode, state.role(1)), (Mode::Running, Some(Role::Serving)), "{failure:?}");
         assert_eq!(state.failed_starts(), 0);
     }
+}
+
+#[test]
+fn whoever_asks_for_another_worker_while_starts_fail_has_one_at_once_and_is_told_of_its_failure() {
+    let waiting = [died(1), died(2)];
+    let (state, actions) = after(&SERVICE, &waiting);
+    has(&actions, &[Action::Arm(Timer::Backoff, RESTART_BACKOFF)]);
+    assert!(state.is_waiting());
+    let asked = [&waiting[..], &[Event::HandOver]].concat();
+    has(&after(&SERVICE, &asked).1, &spawn(3));
+    has(&after(&SERVICE, &[&asked[..], &[died(3)]].concat()).1, &[Action::NotStarted(3)]);
+    // What starts already is not what was asked for.
+    let (_, actions) = after(&SERVICE, &[died(1), Event::HandOver, died(2)]);
+    has(&actions, &[Action::NotStarted(2)]);
+    has(&actions, &spawn(3));
+}
+
+#[test]
+fn starts_that_failed_before_a_worker_that_proved_itself_do_not_count_any_more() {
+    let begun = [died(1), Event::Ready(2), Event::HandOver, Event::Ready(3)];
+    assert_eq!(after(&SERVICE, &begun).0.failed_starts(), 1);
+    assert_eq!(after(&SERVICE, &[&begun[..], &[died(2)]].concat()).0.failed_starts(), 1);
+    assert_eq!(after(&SERVICE, &[&begun[..], &[proved(2)]].concat()).0.failed_starts(), 0);
 }
 
 #[test]
@@ -305,7 +328,9 @@ fn no_sequence_of_events_breaks_an_invariant() {
                     Action::Terminate(generation) | Action::Kill(generation) | Action::Serve(generation) => {
                         assert!(alive.contains(&generation), "seed {seed}: {action:?} of nobody");
                     }
-                    Action::KeepOld(_) => assert!(state.in_role(Role::Serving).is_some(), "seed {seed}"),
+                    Action::NotStarted(generation) => {
+                        assert!(!alive.contains(&generation), "seed {seed}: it may start yet");
+                    }
                 }
             }
             let count =
