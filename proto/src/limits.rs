@@ -191,8 +191,11 @@ pub const SWEEP: usize = 1024;
 
 /// For a host's answer to a control call: it has it at hand, so one that is silent is stopped or hangs.
 pub const CONTROL: Duration = Duration::from_secs(5);
-/// Connections of a control socket that are served at once: a few people and scripts, and clients whose call was lost.
-pub const CONTROL_CONNECTIONS: usize = 16;
+/// Connections of a control socket that are served at once: of all clients whose calls were lost together with their
+/// worker, and as many of people and scripts.
+pub const CONTROL_CONNECTIONS: usize = 128;
+/// Requests for another worker that may wait; the rest of the connections is for those who ask something else.
+pub const CONTROL_RESTARTS: usize = 64;
 /// Calls in flight on each of them.
 pub const CONTROL_IN_FLIGHT: usize = 4;
 /// A frame there, in bytes: the largest is the verdict on a call, with a dead worker's last words.

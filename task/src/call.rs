@@ -75,9 +75,9 @@ async fn live(config: &CallConfig, wanted: Wanted) -> Result<(), Failure> {
 async fn told(config: &CallConfig, wanted: Wanted) -> Result<(), Failure> {
     let mut answered = answered(config, wanted).await;
     if let Err(Failure::NoService { place, stopping }) = &mut answered
-        && let Ok(host) = Caller::connect(place.with_file_name(CONTROL_SOCKET)).await
+        && let Ok(report) = Caller::ask(place.with_file_name(CONTROL_SOCKET), Caller::status).await
     {
-        *stopping = host.status().await.is_ok_and(|report| report.state == State::Stopping);
+        *stopping = report.state == State::Stopping;
     }
     answered
 }

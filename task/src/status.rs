@@ -32,13 +32,14 @@ async fn ask(call: ControlCall, config: &ControlConfig) -> Result<String, Failur
         return Err(Failure::NoService { place: Base::place(chosen), stopping: false });
     };
     let failed = |error| failure(call, error, base.path());
-    let caller = Caller::connect(base.path().join(CONTROL_SOCKET)).await.map_err(failed)?;
+    let socket = base.path().join(CONTROL_SOCKET);
     match call {
         ControlCall::Status => {
-            let report = caller.status().await.map_err(failed)?;
+            let report = Caller::ask(socket, Caller::status).await.map_err(failed)?;
             Ok(if config.json { document(&report) } else { text(&report) })
         }
         ControlCall::Restart => {
+            let caller = Caller::connect(socket).await.map_err(failed)?;
             let generation = caller.restart().await.map_err(failed)?;
             Ok(if config.json {
                 format!("{}\n", json!({ "generation": generation }))
@@ -46,7 +47,10 @@ async fn ask(call: ControlCall, config: &ControlConfig) -> Result<String, Failur
                 format!("generation {generation} serves\n")
             })
         }
-        ControlCall::Stop => caller.stop().await.map(|()| String::new()).map_err(failed),
+        ControlCall::Stop => {
+            let caller = Caller::connect(socket).await.map_err(failed)?;
+            caller.stop().await.map(|()| String::new()).map_err(failed)
+        }
     }
 }
 

@@ -59,10 +59,10 @@ impl Service {
                 supervisor::verdict(status.clone(), greeting.generation, greeting.connection).await
             }
             Service::Elsewhere(path) => {
-                let asked = async {
-                    let host = Caller::connect(path.with_file_name(CONTROL_SOCKET)).await?;
-                    host.verdict(&greeting.instance, greeting.generation, greeting.connection).await
-                };
+                let Greeting { instance, generation, connection } = greeting;
+                let asked = Caller::ask(path.with_file_name(CONTROL_SOCKET), async |host| {
+                    host.verdict(instance, *generation, *connection).await
+                });
                 match timeout(VERDICT, asked).await {
                     Ok(Ok(verdict)) => verdict,
                     // It is gone too, or hangs.

@@ -7,10 +7,10 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tarpc::client::{Config, RpcError};
 use tarpc::context::Context;
-use task_proto::limits::{CONTROL, DEATH_NOTICE, DRAIN, HAND_OVER, KILL, VERDICT};
+use task_proto::limits::{CONTROL, DEATH_NOTICE, DRAIN, HAND_OVER, KILL, RESEND_PAUSE, RESENDS, VERDICT};
 use task_proto::wire::{self, ConnectError, FdStream};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::server::limits;
 use super::{ControlClient, NotRestarted, Report};
@@ -67,6 +67,25 @@ impl Caller {
             }
         });
         Ok(Caller { client: ControlClient::from(new.client), dispatch, host })
+    }
+
+    /// Connects and asks what may be asked twice: again if the connection ended before the answer came, as that of
+    /// somebody does who has sent nothing yet when the host has more callers than places.
+    ///
+    /// # Errors
+    /// Those of [`Caller::connect`] and of what is asked.
+    pub async fn ask<T>(
+        path: impl AsRef<Path>,
+        what: impl AsyncFn(&Caller) -> Result<T, ControlError>,
+    ) -> Result<T, ControlError> {
+        let mut resends = 0;
+        loop {
+            match what(&Caller::connect(&path).await?).await {
+                Err(ControlError::Lost(_)) if resends < RESENDS => resends += 1,
+                answer => return answer,
+            }
+            sleep(RESEND_PAUSE).await;
+        }
     }
 
     /// How the service stands.

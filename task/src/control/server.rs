@@ -1,27 +1,30 @@
 //! The host's end of the control socket.
 //!
 //! Nothing that a client does can hold the host up: frames, calls and connections are bounded, nobody's replies are
-//! waited for, and when all places are taken, whoever has been silent longest makes room.
+//! waited for, and when all places are taken, whoever has been silent longest makes room: what it had sent by then is
+//! answered.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use std::future::pending;
 use std::io;
 use std::os::unix::net::UnixListener as StdListener;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use rustix::net::{Shutdown, shutdown};
 use tarpc::context::Context;
 use tarpc::server::{BaseChannel, Channel, Config};
 use task_proto::limits::{
-    ACCEPT_BACKOFF, ACCEPT_BACKOFF_MAX, CONTROL_CONNECTIONS, CONTROL_FRAME, CONTROL_IN_FLIGHT, HAND_OVER,
-    Limits,
+    ACCEPT_BACKOFF, ACCEPT_BACKOFF_MAX, CONTROL_CONNECTIONS, CONTROL_FRAME, CONTROL_IN_FLIGHT,
+    CONTROL_RESTARTS, Limits, NOTICE,
 };
 use task_proto::wire::{self, FdStream, Hangup};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep};
 
 use super::{Control, NotRestarted, Report, State};
@@ -42,6 +45,7 @@ pub async fn serve(
     let listener = rustix::io::fcntl_dupfd_cloexec(socket.listener(), 0)?;
     let listener = UnixListener::from_std(StdListener::from(listener))?;
     let peers = Rc::new(Peers::default());
+    let restarts = Rc::new(Semaphore::new(CONTROL_RESTARTS));
     let mut connections = FuturesUnordered::new();
     let mut accepting = pin!(accept(&listener));
     loop {
@@ -50,13 +54,18 @@ pub async fn serve(
             biased;
             Some(()) = connections.next() => {}
             // Before `accept`: for whom there is no room waits in the backlog.
-            stream = &mut accepting, if !full || peers.has_idle() => {
+            // Those that are leaving may take a moment.
+            stream = &mut accepting, if !full || peers.has_idle() && connections.len() < 2 * CONTROL_CONNECTIONS => {
                 accepting.set(accept(&listener));
                 if full {
                     peers.dismiss_one();
                 }
-                let peer = peers.add();
-                let answers = Answers { supervisor: Arc::clone(&supervisor), stop: Arc::clone(&stop), peer };
+                let answers = Answers {
+                    supervisor: Arc::clone(&supervisor),
+                    stop: Arc::clone(&stop),
+                    restarts: Rc::clone(&restarts),
+                    peer: peers.add(),
+                };
                 connections.push(converse(stream, answers));
             }
             () = peers.idle.notified(), if full => {}
@@ -92,16 +101,10 @@ async fn accept(listener: &UnixListener) -> UnixStream {
     }
 }
 
-/// Serves a connection to its end: EOF and all answers given, the client gone, or asked to leave.
+/// Serves a connection to its end: EOF or told to leave, and all answers given; or the client gone.
 async fn converse(stream: UnixStream, answers: Answers) {
-    let peer = Rc::clone(&answers.peer);
-    tokio::select! {
-        () = peer.leave.notified() => {}
-        ended = answer(stream, answers) => {
-            if let Err(error) = ended {
-                tracing::debug!("closed a control connection: {error}");
-            }
-        }
+    if let Err(error) = answer(stream, answers).await {
+        tracing::debug!("closed a control connection: {error}");
     }
 }
 
@@ -112,10 +115,16 @@ async fn answer(stream: UnixStream, answers: Answers) -> Result<(), Box<dyn std:
     let config = Config { pending_response_buffer: CONTROL_IN_FLIGHT };
     let mut requests = pin!(BaseChannel::new(config, wire::server(stream, &limits())).requests());
     let mut handlers = FuturesUnordered::new();
+    let mut leave = pin!(answers.peer.leave.notified().fuse());
     loop {
+        let answered = answers.peer.leaving.get() && handlers.is_empty();
+        let patience = async { if answered { sleep(NOTICE).await } else { pending().await } };
         tokio::select! {
             biased;
             () = &mut hangup => return Ok(()),
+            // What was sent is still read; the next write fails, so that the client knows that nobody read it.
+            () = &mut leave => shutdown(requests.channel().transport(), Shutdown::Read)?,
+            () = patience => return Err("the client does not take its answers".into()),
             Some(()) = handlers.next() => {}
             request = requests.next() => match request {
                 Some(request) => {
@@ -145,6 +154,7 @@ pub(super) fn limits() -> Limits {
 struct Answers {
     supervisor: Arc<Supervisor>,
     stop: Arc<Notify>,
+    restarts: Rc<Semaphore>,
     peer: Rc<Peer>,
 }
 
@@ -155,23 +165,20 @@ impl Control for Answers {
 
     async fn restart(self, _: Context) -> Result<u64, NotRestarted> {
         let _busy = self.peer.work();
-        let how = || self.supervisor.report();
+        let refused = |why: &str| NotRestarted { why: why.to_owned(), stderr_tail: Vec::new() };
         // What is asked for now would be answered when it has ended, which nobody would hear.
-        if how().state == State::Stopping {
-            return Err(NotRestarted { why: "the service is stopping".to_owned(), stderr_tail: Vec::new() });
+        if self.supervisor.report().state == State::Stopping {
+            return Err(refused("the service is stopping"));
         }
+        let Ok(_one) = self.restarts.try_acquire() else {
+            return Err(refused("too many wait for a new worker already"));
+        };
         self.supervisor.hand_over().await.map_err(|error| NotRestarted {
-            why: match error {
-                HandOverError::Queued if how().draining.is_empty() => {
-                    let limit = HAND_OVER.as_secs();
-                    format!("no worker has come to serve within {limit} s; more are tried: see task logs")
-                }
-                _ => error.to_string(),
-            },
+            why: error.to_string(),
             stderr_tail: match error {
-                HandOverError::Start(failure) | HandOverError::Ended(Ended::StartFailed(failure)) => {
-                    failure.stderr_tail.clone()
-                }
+                HandOverError::Start(failure)
+                | HandOverError::NoWorker(failure)
+                | HandOverError::Ended(Ended::StartFailed(failure)) => failure.stderr_tail.clone(),
                 HandOverError::Ended(Ended::Died(death)) => death.stderr_tail.clone(),
                 HandOverError::Queued | HandOverError::Ended(Ended::Stopped) => Vec::new(),
             },
@@ -206,6 +213,7 @@ struct Peer {
     /// Calls of it that the host works at.
     working: Cell<usize>,
     leave: Notify,
+    leaving: Cell<bool>,
     idle: Rc<Notify>,
 }
 
@@ -215,6 +223,7 @@ impl Peers {
             since: Cell::new(Instant::now()),
             working: Cell::new(0),
             leave: Notify::new(),
+            leaving: Cell::new(false),
             idle: Rc::clone(&self.idle),
         });
         let mut peers = self.peers.borrow_mut();
@@ -232,6 +241,7 @@ impl Peers {
     fn dismiss_one(&self) {
         let peers = self.peers.borrow();
         if let Some(peer) = peers.iter().filter(|peer| peer.is_idle()).min_by_key(|peer| peer.since.get()) {
+            peer.leaving.set(true);
             peer.leave.notify_one();
         }
     }
@@ -239,7 +249,7 @@ impl Peers {
 
 impl Peer {
     fn is_idle(self: &Rc<Self>) -> bool {
-        self.working.get() == 0 && Rc::strong_count(self) > 1
+        self.working.get() == 0 && !self.leaving.get() && Rc::strong_count(self) > 1
     }
 
     fn work(&self) -> Work<'_> {

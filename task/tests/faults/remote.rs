@@ -3,13 +3,15 @@
 
 use std::fs;
 use std::io::{PipeReader, PipeWriter, Write as _};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use futures::future::join_all;
 use task_host::client::{self, CallError, Client};
-use task_host::control::Caller;
+use task_host::control::{Caller, State};
 use task_host::verdict::Verdict;
+use task_proto::limits::CONTROL_CONNECTIONS;
 use task_proto::stats::{Format, Missing, Query, Source, StatsClient, StatsRequest, StatsResponse};
 use tokio::runtime::Builder;
 
@@ -190,5 +192,22 @@ fn a_host_knows_nothing_of_the_connections_of_the_one_before_it() {
         let ours = host.verdict(&run, 1, 1).await.unwrap();
         assert!(matches!(&ours, Verdict::Died { death, .. } if death.pid == worker), "{ours:?}");
         assert_eq!(host.verdict("another", 1, 1).await.unwrap(), Verdict::Unknown);
+    });
+}
+
+#[test]
+fn the_host_answers_everybody_however_many_ask_at_once() {
+    let house = House::new();
+    let (_serve, _) = service(&house, &[]);
+    let socket = house.runtime().join("control.sock");
+    Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        // More than it has places for, and some that say nothing.
+        let silent = (0..CONTROL_CONNECTIONS).map(|_| UnixStream::connect(&socket).unwrap());
+        let silent: Vec<_> = silent.collect();
+        let asked = (0..4 * CONTROL_CONNECTIONS).map(|_| Caller::ask(&socket, Caller::status));
+        for answer in join_all(asked).await {
+            assert_eq!(answer.unwrap().state, State::Serving);
+        }
+        drop(silent);
     });
 }

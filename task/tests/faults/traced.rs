@@ -18,14 +18,12 @@ fn can_trace() -> bool {
 }
 
 /// Somebody who traces this process, and does nothing any more.
-fn stopped_tracer(traced: u32) -> Run {
+fn stopped_tracer(pid: u32) -> Run {
     let tracer = Run::start(
-        Command::new("strace")
-            .args(["-f", "-o", "/dev/null", "-p", &traced.to_string()])
-            .stdin(Stdio::null()),
+        Command::new("strace").args(["-f", "-o", "/dev/null", "-p", &pid.to_string()]).stdin(Stdio::null()),
     );
     let traced_by = tracer.pid().to_string();
-    until("it is traced", || (field(traced, "status", "TracerPid")? == traced_by).then_some(()));
+    until("it is traced", || (field(pid, "status", "TracerPid")? == traced_by).then_some(()));
     tracer.signal(Signal::STOP);
     until("its tracer is stopped", || tracer.is_stopped().then_some(()));
     tracer

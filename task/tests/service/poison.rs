@@ -118,8 +118,8 @@ fn is_crash(report: &mut Report, poison: Asked) -> bool {
 
 /// Which worker answers now. Once a poisonous call has failed, that is the one after its last death.
 fn generation(service: &Service, moments: &mut Moments) -> u64 {
-    let ping = ours::ask_once(&service.socket(), u128::from(moments.next()), StatsRequest::Ping {});
-    match ping.join().expect("it does not panic") {
+    let asked = ours::ask_once(&service.socket(), u128::from(moments.next()), StatsRequest::Ping {});
+    match asked.join().expect("it does not panic") {
         Ok(StatsResponse::Ping(pong)) => pong.generation,
         other => panic!("ping is answered with {other:?}"),
     }
