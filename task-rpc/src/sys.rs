@@ -1,7 +1,7 @@
 //! What the worker asks of the system through unsafe calls, and the only file for it.
 #![expect(
     unsafe_code,
-    reason = "signal dispositions, closing foreign descriptors, watching the listener, leaving without unwinding"
+    reason = "signal dispositions, the allocator, closing foreign descriptors, watching the listener, leaving without unwinding"
 )]
 
 use std::io;
@@ -14,6 +14,18 @@ pub(crate) fn ignore_write_signals() {
     for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
         // SAFETY: SIG_IGN runs no code, and it cannot fail for these signals.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+/// Lets the blocks of large inputs go back to the system when they are freed. Left to itself glibc keeps them, in up to
+/// eight heaps for each processor: measured, 100 MB on two, for ever, after 24 calls with 3 million numbers each, and some
+/// megabytes more with every minute of mixed load. It costs the pages that are fresh again: such calls took a fifth more
+/// of the processors.
+pub(crate) fn give_back_large_blocks() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it sets a number of the allocator, under the allocator's own lock.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 * 1024);
     }
 }
 

@@ -4,20 +4,23 @@
 mod support;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::time::Instant;
 
 use futures::{SinkExt, StreamExt};
 use rustix::process::Signal;
-use support::{Alone, Process, client, context, numbers, on_a_pipe, refused, task_rpc};
+use support::{Alone, PATIENCE, Process, client, context, numbers, on_a_pipe, refused, task_rpc};
 use tarpc::{ClientMessage, Request};
 use task_proto::limits::Limits;
 use task_proto::number::Number;
-use task_proto::stats::{StatsRequest, StatsResponse};
+use task_proto::stats::{Format, Missing, Query, Source, StatsRequest, StatsResponse};
 use task_proto::wire::{self, ClientTransport, FdStream};
 
 #[tokio::test]
@@ -183,4 +186,32 @@ async fn a_client_that_leaves_is_no_reason_to_warn_and_one_that_breaks_the_proto
     stream.write_all(&[0, 0xff, 0xff, 0xff, 0]).unwrap();
     let line = process.wait_for(r#""closed a connection""#);
     assert!(line.contains(r#""level":"WARN""#) && line.contains(r#""cause":"a frame is over"#), "{line}");
+}
+
+#[tokio::test]
+async fn memory_of_large_inputs_is_given_back_when_their_clients_have_gone() {
+    let alone = Alone::start();
+    let kb = |key| alone.process.status(key).trim_end_matches(" kB").parse::<u64>().unwrap();
+    let text: String = (0..500_000_u64).map(|number| format!("{} ", number * 7_919 % 500_000)).collect();
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file.rewind().unwrap();
+    let file: Arc<OwnedFd> = Arc::new(file.into());
+    for _ in 0..3 {
+        let calls = (0..16).map(|_| async {
+            let (client, outgoing) = client(&alone.socket).await;
+            let attached = outgoing.push(Arc::clone(&file));
+            let sources = vec![Source::Attached { attached, format: Format::Text }];
+            let query = Query { sources, missing: Missing::Error };
+            client.median(context(), query).await.unwrap().unwrap();
+        });
+        futures::future::join_all(calls).await;
+    }
+    let peak = kb("VmHWM:");
+    let patience = Instant::now() + PATIENCE;
+    while kb("RssAnon:") > 8 * 1024 {
+        assert!(Instant::now() < patience, "{} kB are left of {peak}", kb("RssAnon:"));
+        tokio::task::yield_now().await;
+    }
+    assert!(peak > 32 * 1024, "{peak} kB");
 }

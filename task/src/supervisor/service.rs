@@ -337,7 +337,7 @@ impl Service {
                             generation,
                             "does not die of SIGKILL; left to the kernel"
                         );
-                        worker.task.abort();
+                        // Its task goes on, and reaps it whenever the kernel, or whoever traces it, lets it go.
                         self.need = Some("does not die of SIGKILL".to_owned());
                     }
                 }
