@@ -67,7 +67,7 @@ pub const NOTICE: Duration = Duration::from_secs(1);
 
 /// Starts that may fail in a row within [`FAILED_STARTS_WITHIN`] before a service gives up.
 pub const FAILED_STARTS: u32 = 5;
-/// See [`FAILED_STARTS`]; and a worker that lived as long has not failed to start, even if nobody has called it.
+/// See [`FAILED_STARTS`]; for each more that may fail, as much again. And a worker that lived as long has not failed to start, even if nobody has called it.
 pub const FAILED_STARTS_WITHIN: Duration = Duration::from_mins(1);
 /// Before the second start after one that failed; it doubles up to [`RESTART_BACKOFF_MAX`]. The first comes at once.
 pub const RESTART_BACKOFF: Duration = Duration::from_millis(200);
@@ -108,8 +108,7 @@ pub const TRIAL: Duration = Duration::from_millis(250);
 /// trial.
 pub const OWN_DEATHS: u32 = 2;
 
-/// Reports, orders and signals of one supervisor that may wait: a worker sends at most three reports, and is sent
-/// each signal once.
+/// Reports, orders and signals of one supervisor that may wait. Whoever finds no room waits, and the loop never does.
 pub const SUPERVISOR_QUEUE: usize = 8;
 /// Post-mortems that a supervisor keeps for callers that have yet to ask.
 pub const DEATHS_KEPT: usize = 64;

@@ -192,7 +192,8 @@ async fn a_client_that_leaves_is_no_reason_to_warn_and_one_that_breaks_the_proto
 async fn memory_of_large_inputs_is_given_back_when_their_clients_have_gone() {
     let alone = Alone::start();
     let kb = |key| alone.process.status(key).trim_end_matches(" kB").parse::<u64>().unwrap();
-    let text: String = (0..500_000_u64).map(|number| format!("{} ", number * 7_919 % 500_000)).collect();
+    let numbers: Vec<_> = (0..500_000_u64).map(|number| (number * 7_919 % 500_000).to_string()).collect();
+    let text = numbers.join(" ");
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(text.as_bytes()).unwrap();
     file.rewind().unwrap();

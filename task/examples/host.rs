@@ -35,7 +35,7 @@ async fn host(program: PathBuf) -> Result<(), Box<dyn Error>> {
     // What the worker writes and what the supervisor says goes to the journal, and warnings to standard error.
     let journal = Journal::new(directory.run(), Screen::new(Level::Warn, false));
     tracing_subscriber::registry().with(journal.layer()).try_init()?;
-    let supervisor = Supervisor::start(WorkerSpec::new(program), socket, Policy::RUN, journal);
+    let supervisor = Supervisor::start(WorkerSpec::new(program), socket, Policy::SERVICE, journal);
 
     // A greeting may be asked for twice, so it is asked for again when the worker dies in between.
     let client = Client::<GreeterRequest, GreeterResponse>::new(&supervisor, Vec::new(), |_| true);

@@ -20,7 +20,7 @@ use tokio::time::sleep;
 
 use crate::answer::Answer;
 use crate::args::{Asking, Only, Verbosity};
-use crate::exit::{self, CallKind, Failure};
+use crate::exit::{self, CallKind, Failure, Found};
 use crate::inputs::{self, Inputs, READING_STDIN};
 use crate::prompt::Prompt;
 
@@ -190,9 +190,8 @@ pub fn failure(asking: &Asking, elsewhere: bool, names: &[String], error: AskErr
 /// A service that was not even reached.
 pub fn unreachable(place: PathBuf, cause: &ConnectError) -> Failure {
     let kind = match cause {
-        ConnectError::Missing | ConnectError::Refused => {
-            return Failure::NoService { place, stopping: false };
-        }
+        ConnectError::Missing => return Failure::NoService { place, found: Found::Nothing },
+        ConnectError::Refused => return Failure::NoService { place, found: Found::DeadSocket },
         ConnectError::Full => CallKind::BacklogFull,
         ConnectError::Denied => CallKind::PermissionDenied,
         ConnectError::NoSocket => CallKind::NoSocket,

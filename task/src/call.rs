@@ -12,7 +12,7 @@ use task_proto::stats::Pong;
 
 use crate::args::{Asking, CallConfig, Only, Verbosity};
 use crate::ask::{self, AskError, Asker, Stats, unusual};
-use crate::exit::{self, Failure, InputKind, Place};
+use crate::exit::{self, Failure, Found, InputKind, Place};
 use crate::inputs::{self, Input, Inputs};
 use crate::run;
 use crate::signals::{self, Signals};
@@ -74,10 +74,11 @@ async fn live(config: &CallConfig, wanted: Wanted) -> Result<(), Failure> {
 /// Asks. Where nobody takes calls there may still be the host of a service that is stopping.
 async fn told(config: &CallConfig, wanted: Wanted) -> Result<(), Failure> {
     let mut answered = answered(config, wanted).await;
-    if let Err(Failure::NoService { place, stopping }) = &mut answered
+    if let Err(Failure::NoService { place, found }) = &mut answered
         && let Ok(report) = Caller::ask(place.with_file_name(CONTROL_SOCKET), Caller::status).await
+        && report.state == State::Stopping
     {
-        *stopping = report.state == State::Stopping;
+        *found = Found::Stopping;
     }
     answered
 }
@@ -134,6 +135,7 @@ fn socket(config: &CallConfig) -> Result<PathBuf, Failure> {
     }
     let chosen = config.runtime_dir.as_deref();
     let base = Base::existing(chosen).map_err(|error| Failure::RuntimeDir(error.to_string()))?;
-    let base = base.ok_or_else(|| Failure::NoService { place: Base::place(chosen), stopping: false })?;
+    let base =
+        base.ok_or_else(|| Failure::NoService { place: Base::place(chosen), found: Found::Nothing })?;
     Ok(base.path().join(SOCKET))
 }

@@ -94,12 +94,12 @@ pub enum Failure {
         stderr: Vec<String>,
     },
     /// Nothing runs that could be asked.
-    #[error("{}", no_service(place, *.stopping))]
+    #[error("{}", no_service(place, *.found))]
     NoService {
         /// Where it would be: its directory, or its socket.
         place: PathBuf,
-        /// There is one still, which takes no more calls.
-        stopping: bool,
+        /// What is there in its place.
+        found: Found,
     },
     /// A service runs already.
     #[error("{0}")]
@@ -159,6 +159,17 @@ impl fmt::Display for InputKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.serialize(f)
     }
+}
+
+/// What is there where no service is running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    /// No socket.
+    Nothing,
+    /// The socket of a service that was killed.
+    DeadSocket,
+    /// A service that takes no more calls.
+    Stopping,
 }
 
 /// What can come between a call and the service.
@@ -341,12 +352,18 @@ impl Failure {
     }
 }
 
-fn no_service(place: &Path, stopping: bool) -> String {
+fn no_service(place: &Path, found: Found) -> String {
     let place = place.display();
-    if stopping {
-        format!("the service at {place} is stopping: start another with task serve when it has ended")
-    } else {
-        format!("no service is running at {place}: start one with task serve")
+    match found {
+        Found::Nothing => format!("no service is running at {place}: start one with task serve"),
+        Found::DeadSocket => {
+            format!(
+                "no service is running at {place}, though one has left its socket there: start one with task serve"
+            )
+        }
+        Found::Stopping => {
+            format!("the service at {place} is stopping: start another with task serve when it has ended")
+        }
     }
 }
 

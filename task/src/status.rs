@@ -13,7 +13,7 @@ use task_proto::handshake::Sandbox;
 
 use crate::args::{ControlCall, ControlConfig};
 use crate::ask;
-use crate::exit::{self, CallKind, Failure};
+use crate::exit::{self, CallKind, Failure, Found};
 
 /// Asks, and shows what the service says.
 pub fn run(call: ControlCall, config: &ControlConfig) -> Result<(), Failure> {
@@ -29,7 +29,7 @@ async fn ask(call: ControlCall, config: &ControlConfig) -> Result<String, Failur
     let chosen = config.runtime_dir.as_deref();
     let base = Base::existing(chosen).map_err(|error| Failure::RuntimeDir(error.to_string()))?;
     let Some(base) = base else {
-        return Err(Failure::NoService { place: Base::place(chosen), stopping: false });
+        return Err(Failure::NoService { place: Base::place(chosen), found: Found::Nothing });
     };
     let failed = |error| failure(call, error, base.path());
     let socket = base.path().join(CONTROL_SOCKET);
@@ -60,7 +60,7 @@ fn failure(call: ControlCall, error: ControlError, directory: &Path) -> Failure 
         ControlCall::Restart | ControlCall::Stop => format!("{}: {error}", Outcome::Unknown),
     };
     match error {
-        ControlError::NoService => Failure::NoService { place: directory.to_owned(), stopping: false },
+        ControlError::NoService => Failure::NoService { place: directory.to_owned(), found: Found::Nothing },
         ControlError::NotRestarted(refused) => Failure::NotRestarted(refused),
         ControlError::Connect(cause) => ask::unreachable(directory.join(CONTROL_SOCKET), &cause),
         ControlError::Silent => Failure::Call { kind: CallKind::NoAnswer, message },

@@ -112,8 +112,8 @@ impl Supervisor {
     /// under way is waited for first: whoever serves afterwards was started after this call.
     ///
     /// # Errors
-    /// The new worker did not start: the old one goes on, if there is one; an earlier predecessor still drains after [`HAND_OVER`];
-    /// or the service has ended.
+    /// The new worker did not start: the old one goes on, if there is one; an earlier predecessor still drains after
+    /// [`HAND_OVER`]; or the service has ended.
     pub async fn hand_over(&self) -> Result<u64, HandOverError> {
         let (reply, done) = oneshot::channel();
         let ended = || HandOverError::Ended(self.ended());

@@ -367,11 +367,13 @@ impl State {
         let kept = most.map_or(0, |most| most as usize).max(64);
         self.failed.drain(..self.failed.len().saturating_sub(kept));
         let in_a_row = self.failed.len();
-        if let Some(most) = most.map(|most| (most as usize).max(1))
-            && in_a_row >= most
-            && now.saturating_sub(self.failed[in_a_row - most]) <= FAILED_STARTS_WITHIN
-        {
-            return self.stop(false, Outcome::StartFailed, policy);
+        if let Some(most) = most.map(|most| most.max(1)) {
+            // More of them need more time: the longest wait between two, and a start.
+            let within = FAILED_STARTS_WITHIN.saturating_mul(1 + most.saturating_sub(FAILED_STARTS));
+            let first = in_a_row.checked_sub(most as usize).map(|first| self.failed[first]);
+            if first.is_some_and(|first| now.saturating_sub(first) <= within) {
+                return self.stop(false, Outcome::StartFailed, policy);
+            }
         }
         match in_a_row.checked_sub(2) {
             None => self.spawn(policy),

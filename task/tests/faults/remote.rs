@@ -124,7 +124,9 @@ fn a_call_whose_host_is_killed_has_an_unknown_outcome_and_the_next_one_was_never
     assert!(error["message"].as_str().unwrap().starts_with("outcome unknown: "), "{ended}");
     // It left its sockets.
     let ended = Run::start(&mut task(&house, &["call", "mean", "1", "--json"])).end();
-    assert_eq!(ended.expect(3, "").error()["kind"], "no_service", "{ended}");
+    let error = ended.expect(3, "").error();
+    assert_eq!(error["kind"], "no_service", "{ended}");
+    assert!(error["message"].as_str().unwrap().contains("has left its socket"), "{ended}");
 }
 
 #[test]

@@ -118,6 +118,29 @@ fn five_failed_starts_over_more_than_a_minute_or_with_one_that_proved_itself_bet
 }
 
 #[test]
+fn however_many_starts_may_fail_it_gives_up_though_each_takes_as_long_as_it_can() {
+    for most in [1, 5, 6, 12, 40] {
+        let policy = Policy { restart: Restart::FailedStarts(Some(most)), ..SERVICE };
+        let (mut state, mut now, mut starts) = (State::start(&policy).0, Duration::ZERO, 0);
+        while state.mode == Mode::Running {
+            starts += 1;
+            assert!(starts <= most, "{starts} of {most}");
+            // With five of them a minute is over sooner.
+            now += if most > 5 { START } else { Duration::ZERO };
+            let (next, actions) = state.next(died(u64::from(starts)), now, &policy);
+            state = next;
+            for action in actions {
+                if let Action::Arm(Timer::Backoff, wait) = action {
+                    now += wait.mul_f64(1.5);
+                    state = state.next(Event::TimeUp(Timer::Backoff), now, &policy).0;
+                }
+            }
+        }
+        assert_eq!(starts, most);
+    }
+}
+
+#[test]
 fn a_service_that_may_fail_for_ever_waits_half_a_minute_at_most_and_does_not_grow() {
     let policy = Policy { restart: Restart::FailedStarts(None), ..RUN };
     let mut state = State::start(&policy).0;
