@@ -28,6 +28,7 @@ use task_proto::crash;
 use task_proto::limits::{Limits, NO_DEADLINE, RESEND_PAUSE, RESEND_PAUSE_MAX, RESENDS, SLOW_CALL};
 use task_proto::wire;
 use tokio::sync::Mutex;
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout_at};
 
 use self::connection::{Connection, Message};
@@ -149,11 +150,17 @@ where
     }
 
     async fn spent_by(&self, lost: &Connection<Req, Resp>) -> Option<Spent> {
-        if self.rereadable || !lost.is_used() {
+        if self.rereadable {
+            return None;
+        }
+        // Other calls on it that were not sent either learn that in the same moment.
+        yield_now().await;
+        let may_begin = lost.is_pending();
+        if !may_begin && !lost.has_executed() {
             return None;
         }
         match lost.greeting() {
-            Some(greeting) => loss::spent(self.service.verdict(greeting).await),
+            Some(greeting) => loss::spent(self.service.verdict(greeting).await, may_begin),
             // A worker that drains takes no more before it has greeted: what was sent to it will be executed.
             None => Some(Spent::default()),
         }
@@ -196,7 +203,10 @@ where
                 }
             };
             let error = match reply {
-                Ok(reply) => return Ok(reply),
+                Ok(reply) => {
+                    connection.end_use();
+                    return Ok(reply);
+                }
                 Err(error) => error,
             };
             match loss::of(error, self.message.was_sent(), connection.greeting().is_some()) {
@@ -228,7 +238,10 @@ where
             self.resends += 1;
             if times > RESENDS {
                 let cause = format!("it was sent {times} times, and each connection was lost");
-                return Err(Some(CallError::Lost { death: None, cause }));
+                return Err(Some(match self.outcome {
+                    Outcome::NeverSent => CallError::NeverSent(cause.into()),
+                    Outcome::Unknown => CallError::Lost { death: None, cause },
+                }));
             }
         }
     }

@@ -22,8 +22,10 @@ pub(super) struct Connection<Req, Resp> {
     greeting: Arc<OnceLock<Greeting>>,
     /// Another descriptor of the socket.
     socket: OwnedFd,
-    /// How many calls were handed to it that may have been executed.
-    uses: AtomicUsize,
+    /// How many calls were handed to it that may yet be executed.
+    pending: AtomicUsize,
+    /// Some call was.
+    executed: AtomicBool,
     dispatch: JoinHandle<()>,
 }
 
@@ -51,7 +53,8 @@ where
                 tracing::debug!("connection: {error}");
             }
         });
-        Ok(Connection { channel: client.client, greeting, socket, uses: AtomicUsize::new(0), dispatch })
+        let (pending, executed) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Ok(Connection { channel: client.client, greeting, socket, pending, executed, dispatch })
     }
 }
 
@@ -71,19 +74,30 @@ impl<Req, Resp> Connection<Req, Resp> {
         let _ = shutdown(&self.socket, Shutdown::Read);
     }
 
-    /// Whether a call that was handed to it may have been executed.
-    pub(super) fn is_used(&self) -> bool {
-        self.uses.load(Ordering::Relaxed) > 0
-    }
-
     /// Notes that a call is handed to it.
     pub(super) fn begin_use(&self) {
-        self.uses.fetch_add(1, Ordering::Relaxed);
+        self.pending.fetch_add(1, Ordering::Relaxed);
     }
 
     /// That call was not executed, and will not be.
     pub(super) fn undo_use(&self) {
-        self.uses.fetch_sub(1, Ordering::Relaxed);
+        self.pending.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// That call was executed to its end.
+    pub(super) fn end_use(&self) {
+        self.executed.store(true, Ordering::Relaxed);
+        self.pending.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether a call that was handed to it may yet be executed.
+    pub(super) fn is_pending(&self) -> bool {
+        self.pending.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether a call was executed to its end.
+    pub(super) fn has_executed(&self) -> bool {
+        self.executed.load(Ordering::Relaxed)
     }
 }
 

@@ -63,7 +63,7 @@ pub enum CallError {
     #[error("workers died of this call, the last one {0}")]
     Crashed(Crash),
     /// The request cannot be sent.
-    #[error("never sent: {0}")]
+    #[error("{}", never_sent(&**.0))]
     NeverSent(#[source] Box<dyn Error + Send + Sync>),
     /// The connection closed before the answer came, and the call must not, or need not, be sent again.
     #[error("outcome unknown: {}", lost(.death.as_ref(), .cause))]
@@ -102,6 +102,13 @@ fn consumed(bytes: Option<u64>, death: Option<&Death>) -> String {
         (None, Some(death)) => format!("it may have been read before {death}"),
         (None, None) => "it may have been read before the connection was lost".to_owned(),
     }
+}
+
+/// The transport says it of its own errors already.
+fn never_sent(error: &(dyn Error + 'static)) -> String {
+    let text = error.to_string();
+    let said = Outcome::NeverSent.to_string();
+    if text.starts_with(&said) { text } else { format!("{said}: {text}") }
 }
 
 fn lost(death: Option<&Death>, cause: &str) -> String {

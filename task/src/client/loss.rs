@@ -61,12 +61,12 @@ pub(super) fn of(error: RpcError, sent: bool, greeted: bool) -> Loss {
 }
 
 /// What is lost of an input that cannot be read again with a connection of this verdict; `None` where the verdict
-/// proves that nothing was read, or will be.
-pub(super) fn spent(verdict: Verdict) -> Option<Spent> {
+/// proves that nothing was read, or will be. `may_begin`: a call on it may yet be executed.
+pub(super) fn spent(verdict: Verdict, may_begin: bool) -> Option<Spent> {
     match verdict {
         Verdict::Died { consumed: Consumed::Nothing, .. } => None,
         Verdict::Died { consumed, death } => Some(Spent { bytes: consumed.bytes(), death: Some(death) }),
-        // It may begin yet.
+        Verdict::Alive { consumed: Consumed::Nothing } if !may_begin => None,
         Verdict::Alive { consumed } => Some(Spent { bytes: consumed.bytes(), death: None }),
         Verdict::Unknown => Some(Spent::default()),
     }
@@ -145,6 +145,10 @@ mod tests {
         assert_eq!(name(send(ErrorKind::BrokenPipe), true, true), "never sent");
         assert_eq!(name(send(ErrorKind::InvalidInput), true, true), "cannot be sent");
         assert_eq!(name(RpcError::DeadlineExceeded, true, true), "deadline");
+        for text in ["never sent: the request is too long", "the request is too long"] {
+            let error = CallError::NeverSent(text.into());
+            assert_eq!(error.to_string(), "never sent: the request is too long");
+        }
     }
 
     #[test]
@@ -168,6 +172,7 @@ mod tests {
     #[test]
     fn input_is_left_only_if_a_dead_worker_proves_that_it_had_not_been_begun() {
         let of = |bytes, death| Some(Spent { bytes, death });
+        let spent = |verdict| spent(verdict, true);
         assert_eq!(spent(died(Consumed::Nothing)), None);
         assert_eq!(spent(died(Consumed::Bytes(7))), of(Some(7), Some(death())));
         assert_eq!(spent(died(Consumed::Unknown)), of(None, Some(death())));
@@ -176,5 +181,14 @@ mod tests {
         // It may begin yet.
         assert_eq!(spent(Verdict::Alive { consumed: Consumed::Nothing }), of(None, None));
         assert_eq!(spent(Verdict::Alive { consumed: Consumed::Bytes(3) }), of(Some(3), None));
+    }
+
+    #[test]
+    fn a_living_worker_that_has_no_call_left_will_not_begin_what_it_has_not() {
+        assert_eq!(spent(Verdict::Alive { consumed: Consumed::Nothing }, false), None);
+        let begun = Some(Spent { bytes: Some(3), death: None });
+        assert_eq!(spent(Verdict::Alive { consumed: Consumed::Bytes(3) }, false), begun);
+        assert_eq!(spent(Verdict::Alive { consumed: Consumed::Unknown }, false), Some(Spent::default()));
+        assert_eq!(spent(Verdict::Unknown, false), Some(Spent::default()));
     }
 }

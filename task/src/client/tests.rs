@@ -131,6 +131,28 @@ async fn a_pipe_goes_with_a_request_that_was_never_sent_to_the_next_connection()
 }
 
 #[tokio::test]
+async fn a_pipe_goes_with_all_requests_that_were_never_sent_to_the_next_connection() {
+    let fake = Fake::new();
+    let (client, _writer) = fake.client_with_pipe();
+    let serve = async {
+        // It has not greeted yet when they find out.
+        let mut first = fake.accept().await;
+        refuse(&mut first).await;
+        let mut second = fake.greeted().await;
+        for _ in 0..3 {
+            answer(&mut second).await;
+        }
+        (first, second)
+    };
+    let call = || client.call(asked(LIMIT), big());
+    let calls = async { tokio::join!(call(), call(), call()) };
+    let ((one, two, three), _servers) = Box::pin(meanwhile(calls, serve)).await;
+    for answer in [one, two, three] {
+        assert_eq!(answer.unwrap(), "the answer");
+    }
+}
+
+#[tokio::test]
 async fn a_pipe_stays_where_another_call_may_yet_begin_it_even_if_nobody_has_greeted() {
     let fake = Fake::new();
     let (client, _writer) = fake.client_with_pipe();
