@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use crate::house::Run;
 use crate::load::{Crew, Load};
-use crate::moments::Moments;
+use crate::moments::{Moments, quantile};
 use crate::report::{Report, Scale};
 use crate::service::{Service, Serving};
 use crate::tally::{Fate, Now};
@@ -61,6 +61,13 @@ pub(crate) fn run(scale: Scale) -> Report {
     let beyond = most.saturating_sub(usual);
     report.note(format_args!("largest gap {most:?}, without a hand-over {usual:?}: {beyond:?} above it"));
     report.demand_time(beyond <= PROMISED, || format!("the largest gap is {beyond:?} above the control's"));
+    // The largest of many is mostly the machine's; what each hand-over costs shows in half of them.
+    let [half, usual] = [&mut gaps, &mut control].map(|gaps| {
+        gaps.sort_unstable();
+        quantile(gaps, 0.5)
+    });
+    let beyond = half.saturating_sub(usual);
+    report.demand_time(beyond <= PROMISED, || format!("half of the gaps are {beyond:?} above the control's"));
     report.times("largest gap of a caller", gaps);
     report.times("the same without a hand-over", control);
     report.times("asked for until all are answered by the next", took);

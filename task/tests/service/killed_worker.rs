@@ -1,12 +1,21 @@
 //! Workers that are killed, again and again, while clients call: once all had an answer, and at any moment at all.
 
+use std::io::{PipeWriter, Write as _};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::io::ioctl_fionread;
 use rustix::process::Signal;
+use task_host::client::CallError;
+use task_proto::number::Number;
+use task_proto::stats::StatsResponse;
 
-use crate::house::{children, send, try_kill, until};
+use crate::house::{LIMIT, children, send, try_kill, until};
+use crate::inputs;
 use crate::load::{Crew, Load};
 use crate::moments::Moments;
+use crate::oracle::Statistic;
+use crate::ours;
 use crate::report::{Report, Scale};
 use crate::service::Service;
 use crate::tally::{Fate, Now};
@@ -36,15 +45,27 @@ fn signalled(scale: Scale, signal: Signal, signals: usize) -> Report {
     serving.ready();
     let load = Load::start(&Crew { plain: 0, ..Crew::of(&service, scale.seed) });
     let mut recoveries = Vec::with_capacity(signals);
-    for _ in 0..signals {
+    let (mut moments, mut slow_ones) = (Moments::new(scale.seed, LIMIT), 0);
+    for number in 0..signals {
+        load.seen.until("every caller had an answer from one worker", Now::common_worker);
+        // One that is told to end answers what it was asked before, however long that takes; nobody else waits for it.
+        let slow = (signal == Signal::TERM && number.is_multiple_of(2)).then(|| Slow::ask(&service, moments.next()));
         let worker = load.seen.until("every caller had an answer from one worker", Now::common_worker);
         let killed = Instant::now();
         send(worker, signal).unwrap();
         let (_, answered) = load.seen.until_other_than(worker);
         recoveries.push(answered - killed);
+        if let Some(slow) = slow {
+            slow_ones += 1;
+            let reply = slow.answer();
+            report.demand(reply.is_ok(), || format!("a call that it had begun is answered with {reply:?}"));
+        }
     }
     let tally = load.end();
     report.count("signals", signals as u64);
+    if slow_ones > 0 {
+        report.count("of them while it had a call that takes long", slow_ones);
+    }
     report.calls(&tally);
     report.none("called poison", tally.of(Fate::Crashed));
     recoveries.sort_unstable();
@@ -54,6 +75,34 @@ fn signalled(scale: Scale, signal: Signal, signals: usize) -> Report {
     report.times("signal to next answer", recoveries);
     serving.stop();
     report
+}
+
+/// A call that takes as long as the one who asks likes: its input is a pipe, of which the rest is not yet written.
+struct Slow {
+    pipe: PipeWriter,
+    asked: JoinHandle<Result<StatsResponse, CallError>>,
+}
+
+impl Slow {
+    /// Asks, and waits until a worker reads.
+    fn ask(service: &Service, trace_id: u64) -> Self {
+        let (reader, mut pipe) = std::io::pipe().unwrap();
+        pipe.write_all(b"1 2 ").unwrap();
+        let request = inputs::request(Statistic::Mean, inputs::attached());
+        let asked = ours::ask_once_of(&service.socket(), vec![reader.into()], trace_id.into(), request);
+        until("a worker reads the pipe", || (ioctl_fionread(&pipe) == Ok(0)).then_some(()));
+        Slow { pipe, asked }
+    }
+
+    /// Writes the rest, and takes the answer.
+    fn answer(mut self) -> Result<(), String> {
+        let written = self.pipe.write_all(b"6");
+        drop(self.pipe);
+        match (written, self.asked.join().expect("it does not panic")) {
+            (Ok(()), Ok(StatsResponse::Mean(Ok(mean)))) if mean.value == Number::Float(3.0) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    }
 }
 
 /// Whatever the worker is at: being spawned, greeting, serving.

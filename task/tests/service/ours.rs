@@ -35,11 +35,21 @@ pub(crate) fn ask_once(
     trace_id: u128,
     request: StatsRequest,
 ) -> JoinHandle<Result<StatsResponse, CallError>> {
+    ask_once_of(socket, Vec::new(), trace_id, request)
+}
+
+/// The same of these attachments.
+pub(crate) fn ask_once_of(
+    socket: &Path,
+    attachments: Vec<OwnedFd>,
+    trace_id: u128,
+    request: StatsRequest,
+) -> JoinHandle<Result<StatsResponse, CallError>> {
     let socket = socket.to_owned();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            client(&socket, Vec::new()).call(context(trace_id, Some(LIMIT)), request).await
+            client(&socket, attachments).call(context(trace_id, Some(LIMIT)), request).await
         })
     })
 }
