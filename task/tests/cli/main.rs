@@ -13,6 +13,7 @@ mod call;
 mod invocation;
 mod logs;
 mod makefile;
+mod misuse;
 mod other_client;
 mod pages;
 mod readme;
