@@ -49,7 +49,8 @@ fn signalled(scale: Scale, signal: Signal, signals: usize) -> Report {
     for number in 0..signals {
         load.seen.until("every caller had an answer from one worker", Now::common_worker);
         // One that is told to end answers what it was asked before, however long that takes; nobody else waits for it.
-        let slow = (signal == Signal::TERM && number.is_multiple_of(2)).then(|| Slow::ask(&service, moments.next()));
+        let slow =
+            (signal == Signal::TERM && number.is_multiple_of(2)).then(|| Slow::ask(&service, moments.next()));
         let worker = load.seen.until("every caller had an answer from one worker", Now::common_worker);
         let killed = Instant::now();
         send(worker, signal).unwrap();
