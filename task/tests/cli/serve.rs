@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use serde_json::Value;
+use task_proto::limits::CONTROL_CONNECTIONS;
 
 use crate::invocation::{Ended, Home, PATIENCE, Running, TASK, leaves_nothing};
 use crate::terminal::Terminal;
@@ -524,7 +525,7 @@ fn whoever_sits_on_the_control_socket_keeps_nobody_from_it() {
     let before = descriptors();
     // Silent ones, ones in the middle of a frame, and one of nonsense.
     let mut idle = Vec::new();
-    for n in 0..100 {
+    for n in 0..3 * CONTROL_CONNECTIONS {
         let mut client = UnixStream::connect(&control).unwrap();
         match n % 3 {
             0 => {}
@@ -532,14 +533,15 @@ fn whoever_sits_on_the_control_socket_keeps_nobody_from_it() {
             _ => drop(client.write_all(&[b'x'; 4096])),
         }
         idle.push(client);
-        if n % 20 == 0 {
+        if n % 40 == 0 {
             assert_eq!(status(&home)["state"], "serving");
         }
     }
     assert_eq!(status(&home)["state"], "serving");
     let during = descriptors();
     // Two for each: its socket, and the epoll that sees it hang up; and one that waits for its place.
-    assert!(during <= before + 2 * 17, "{before} descriptors before, {during} with 100 clients");
+    let most = before + 2 * (CONTROL_CONNECTIONS + 1);
+    assert!(during <= most, "{before} descriptors before, {during} with {} clients", idle.len());
     home.task(["restart"]).ends_beside_others().answers("generation 2 serves\n");
     drop(idle);
     stopped(service);
