@@ -53,23 +53,25 @@ clean: ## remove everything that was built
 	rm -rf bin
 
 # Other programs are called `task` too (Taskwarrior, go-task). Ours names TASK_RPC_BIN, so nothing need be run to know.
+# Not every shell replaces the ~ of PREFIX=~/.local; the one below does, so only what it made of it goes into the unit.
 install: ## install both programs, the manual page and the systemd user units under PREFIX (/usr/local)
 	@test -x bin/task && test -x bin/task-rpc || { echo 'make install: build first: make task rpc' >&2; exit 1; }
 	@case '$(DESTDIR)$(PREFIX)' in *[[:space:]]*) \
 	  echo 'make install: PREFIX and DESTDIR may not contain spaces' >&2; exit 1;; \
 	esac
-	@prefix=$(PREFIX); bin=$(DESTDIR)$$prefix/bin; \
+	@prefix=$(PREFIX); root=$(DESTDIR)$$prefix; bin=$$root/bin; \
 	if { [ -e "$$bin/task" ] || [ -L "$$bin/task" ]; } && ! grep -qs TASK_RPC_BIN "$$bin/task"; then \
 	  echo "make install: $$bin/task is another program (Taskwarrior and go-task have that name too);" >&2; \
 	  echo "  it was left alone. Choose another place: make install PREFIX=DIR" >&2; exit 1; \
 	fi; \
-	units=$(DESTDIR)$$prefix/share/systemd/user; \
-	install -d "$$bin" "$(DESTDIR)$$prefix/share/man/man1" "$$units" && \
+	man=$$root/share/man/man1; units=$$root/share/systemd/user; \
+	case $$prefix in /*) from=$$prefix;; *) from=$(CURDIR)/$$prefix;; esac; \
+	install -d "$$bin" "$$man" "$$units" && \
 	install -m 755 bin/task bin/task-rpc "$$bin/" && \
-	bin/task man > "$(DESTDIR)$$prefix/share/man/man1/task.1" && \
-	sed 's|/usr/local/bin|$(abspath $(PREFIX))/bin|' systemd/task.service > "$$units/task.service" && \
+	bin/task man > "$$man/task.1" && \
+	sed "s|/usr/local/bin|$$from/bin|" systemd/task.service > "$$units/task.service" && \
 	cp systemd/task.socket "$$units/" && \
-	echo "installed $$bin/task and $$bin/task-rpc"; \
+	echo "installed $$bin/task and $$bin/task-rpc" || exit 1; \
 	other=$$(command -v task || true); \
 	if [ -n "$$other" ] && [ "$$other" != "$$prefix/bin/task" ]; then \
 	  echo "note: \`task\` in your PATH is $$other"; \

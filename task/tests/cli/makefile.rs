@@ -78,6 +78,30 @@ fn install_puts_both_programs_and_the_manual_under_the_prefix_and_again() {
 }
 
 #[test]
+fn a_tilde_that_the_shell_left_alone_is_the_home_directory_in_the_unit_too() {
+    let home = Home::new();
+    let tree = built(&home);
+    let words = ["install", "PREFIX=~/.local"];
+    let installed =
+        home.run("make", words).with(|c| c.current_dir(&tree).env("HOME", home.path("me"))).ends();
+    assert!(installed.status.success() && installed.stderr.is_empty(), "{installed}");
+    let prefix = home.path("me/.local");
+    assert!(prefix.join("bin/task").exists());
+    let unit = fs::read_to_string(prefix.join("share/systemd/user/task.service")).unwrap();
+    assert!(unit.contains(&format!("ExecStart={}/bin/task serve\n", prefix.display())), "{unit}");
+    assert!(!tree.join("~").exists());
+}
+
+#[test]
+fn install_that_cannot_write_fails() {
+    let home = Home::new();
+    let tree = built(&home);
+    // Nobody can make a directory there, root neither.
+    let refused = make(&home, &tree, &["install", "PREFIX=/proc/self/nowhere"]);
+    assert!(!refused.status.success() && !refused.stdout.contains("installed"), "{refused}");
+}
+
+#[test]
 fn install_leaves_another_program_of_that_name_alone() {
     let home = Home::new();
     let tree = built(&home);
