@@ -19,7 +19,7 @@ use crate::limits::{HANDSHAKE, Limits};
 
 /// The oldest and the newest protocol that this build speaks: what the two say here, and the scoreboard's layout. Whoever
 /// changes one of these raises both numbers, so that builds which differ refuse each other.
-pub const PROTOCOL: [u32; 2] = [2, 2];
+pub const PROTOCOL: [u32; 2] = [3, 3];
 /// Exit status of a worker that shares no protocol with its host (`EX_CONFIG` of sysexits.h). It is final.
 pub const EXIT_REFUSED: u8 = 78;
 
@@ -271,7 +271,7 @@ mod tests {
         let (host, worker) = pair();
         for (hello, theirs) in [
             (r#"{"hello":{"protocol":[1,1],"limits":"few"}}"#, [1, 1]),
-            (r#"{"later":[{}],"hello":{"protocol":[3,4]}}"#, [3, 4]),
+            (r#"{"later":[{}],"hello":{"protocol":[999,1000]}}"#, [999, 1000]),
         ] {
             send_bytes(&host, hello.as_bytes(), SendFlags::empty()).unwrap();
             let heard = receive_hello(worker.as_fd());

@@ -67,7 +67,8 @@ pub const NOTICE: Duration = Duration::from_secs(1);
 
 /// Starts that may fail in a row within [`FAILED_STARTS_WITHIN`] before a service gives up.
 pub const FAILED_STARTS: u32 = 5;
-/// See [`FAILED_STARTS`]; for each more that may fail, as much again. And a worker that lived as long has not failed to start, even if nobody has called it.
+/// See [`FAILED_STARTS`]; for each more that may fail, as much again. And a worker that lived as long has not failed to
+/// start, even if nobody has called it.
 pub const FAILED_STARTS_WITHIN: Duration = Duration::from_mins(1);
 /// Before the second start after one that failed; it doubles up to [`RESTART_BACKOFF_MAX`]. The first comes at once.
 pub const RESTART_BACKOFF: Duration = Duration::from_millis(200);
@@ -104,8 +105,7 @@ pub const HELLO_RETRY: Duration = Duration::from_millis(10);
 /// How long a suspect that begins to execute is on trial, and no other call begins: what kills a worker mostly does it
 /// at once, and others wait no longer than for a restart.
 pub const TRIAL: Duration = Duration::from_millis(250);
-/// Deaths of a worker's own making that a call may be executing at, the last time alone or on
-/// trial.
+/// Deaths of a worker's own making that a call may be executing at, the last time alone or on trial.
 pub const OWN_DEATHS: u32 = 2;
 
 /// Reports, orders and signals of one supervisor that may wait. Whoever finds no room waits, and the loop never does.

@@ -53,12 +53,11 @@ const STATE: usize = 0;
 const TRACE: usize = 1;
 const STARTED: usize = 3;
 const PROGRESSED: usize = 4;
-const CONSUMING: usize = 5;
-const CONSUMED: usize = 6;
-const ACTIVITY: usize = 7;
-const NAME: usize = 8;
+const CONSUMED: usize = 5;
+const ACTIVITY: usize = 6;
 /// Whether it is on trial.
-const TRIAL: usize = NAME + NAME_WORDS;
+const TRIAL: usize = 7;
+const NAME: usize = 8;
 const NAME_WORDS: usize = METHOD / WORD;
 
 const WORDS: usize = SLOTS_AT + SLOTS * SLOT;
@@ -217,9 +216,7 @@ pub struct Call {
     pub started: u64,
     /// When it last got further: see [`now`].
     pub progressed: u64,
-    /// Whether it has begun to read input that cannot be read again.
-    pub consuming: bool,
-    /// Bytes of such input that it has read.
+    /// Bytes that it has read of input that cannot be read again.
     pub consumed: u64,
     /// What it is at.
     pub activity: Activity,
@@ -262,7 +259,6 @@ impl Call {
                 .collect(),
             started: words[STARTED],
             progressed: words[PROGRESSED],
-            consuming: words[CONSUMING] != 0,
             consumed: words[CONSUMED],
             activity: Activity::ALL[words[ACTIVITY] as usize % Activity::ALL.len()],
             on_trial: words[TRIAL] != 0,
@@ -325,6 +321,13 @@ impl Latencies {
 }
 
 #[cfg(test)]
+fn board() -> (Board, Scores) {
+    let board = Board::create().unwrap();
+    let scores = Scores::map(board.fd()).unwrap();
+    (board, scores)
+}
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
@@ -335,7 +338,7 @@ mod tests {
     #[test]
     fn another_layout_is_another_protocol() {
         let layout = [BYTES, ROWS_AT, ROW, SLOTS_AT, SLOT, NAME, TRIAL];
-        assert_eq!((PROTOCOL, layout), ([2, 2], [1_069_056, 512, 2, 2560, 16, 8, 12]), "raise both numbers");
+        assert_eq!((PROTOCOL, layout), ([3, 3], [1_069_056, 512, 2, 2560, 16, 8, 7]), "raise both numbers");
     }
 
     #[test]
@@ -362,10 +365,9 @@ mod tests {
 
     #[test]
     fn a_slot_that_changed_hands_while_it_was_read_is_not_shown() {
-        let board = Board::create().unwrap();
-        let scores = Scores::map(board.fd()).unwrap();
+        let (board, scores) = board();
         let empty = board.copy(WORDS).unwrap();
-        let first = scores.begin("Stats.mean", 1);
+        let first = scores.connect().begin("Stats.mean", 1);
         let held = board.copy(WORDS).unwrap();
         let shown = |before, words, after| Snapshot::decode(before, words, after).calls.len();
         assert_eq!(shown(&held, &held, &held), 1);
@@ -373,7 +375,7 @@ mod tests {
         drop(first);
         let over = board.copy(WORDS).unwrap();
         assert_eq!(shown(&held, &held, &over), 0, "ended meanwhile");
-        let _second = scores.begin("Stats.mode", 2);
+        let _second = scores.connect().begin("Stats.mode", 2);
         let again = board.copy(WORDS).unwrap();
         assert_eq!(shown(&held, &again, &again), 0, "the same slot, another call");
         let mut writing = again.clone();

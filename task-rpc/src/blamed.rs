@@ -1,5 +1,5 @@
-//! Calls that earlier workers died with: suspects take turns, each at first on trial, so that a second death names one, and a call that was
-//! named is not executed again.
+//! Calls that earlier workers died with: suspects take turns, each at first on trial, so that a second death names
+//! one, and a call that was named is not executed again.
 
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;

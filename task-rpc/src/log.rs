@@ -223,7 +223,7 @@ mod tests {
         let before = scores.totals();
         assert_eq!(logged(Format::Json, || summarise(&scores.totals().since(&before))), "");
         for failed in [true, false, false] {
-            let call = scores.begin("Stats.mean", 1);
+            let call = scores.connect().begin("Stats.mean", 1);
             if failed {
                 call.progress().fail("no numbers");
             }

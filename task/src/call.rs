@@ -75,7 +75,8 @@ async fn live(config: &CallConfig, wanted: Wanted) -> Result<(), Failure> {
 async fn told(config: &CallConfig, wanted: Wanted) -> Result<(), Failure> {
     let mut answered = answered(config, wanted).await;
     if let Err(Failure::NoService { place, found }) = &mut answered
-        && let Ok(report) = Caller::ask(place.with_file_name(CONTROL_SOCKET), Caller::status).await
+        && let Ok(report) =
+            Caller::ask(place.with_file_name(CONTROL_SOCKET), true, async |host| host.status().await).await
         && report.state == State::Stopping
     {
         *found = Found::Stopping;

@@ -8,6 +8,7 @@
 mod connection;
 mod error;
 mod loss;
+
 mod service;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -33,6 +34,7 @@ use tokio::time::{sleep, timeout_at};
 
 use self::connection::{Connection, Message};
 pub use self::error::{CallError, Outcome};
+pub(crate) use self::loss::is_never_sent;
 use self::loss::{Loss, Spent};
 use self::service::Service;
 use crate::supervisor::Supervisor;

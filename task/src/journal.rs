@@ -96,6 +96,11 @@ impl Journal {
         JournalLayer { journal: self.clone(), pid: std::process::id() }
     }
 
+    /// Shows nothing more on the screen, where what ends the run has the last word.
+    pub fn leave_screen(&self) {
+        self.pages().screen.leave();
+    }
+
     /// Takes in what a program says.
     pub fn push(&self, entry: Entry) {
         let mut pages = self.pages();

@@ -62,6 +62,11 @@ impl Screen {
         Screen { calls: false, ..self }
     }
 
+    /// Shows nothing more.
+    pub fn leave(&mut self) {
+        self.output = None;
+    }
+
     /// Shows the record, if it matters enough.
     pub fn show(&mut self, record: &Record) {
         let left_out = !self.calls && record.trace_id.is_some();

@@ -81,11 +81,11 @@ async fn live(config: &ServeConfig, given: Option<Socket>) -> Result<(), Failure
     let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(journal.layer()));
     let log = journal.write_to(Store::locate(), SERVE);
     let ended = served(config, given, &base, &journal, &mut signals, &terminal).await;
-    // For the log: on the screen the failure is the last word.
     if let Err(failure) = &ended
         && !matches!(failure, Failure::Signal(_))
     {
-        tracing::debug!(kind = failure.kind(), "failed: {failure}");
+        journal.leave_screen();
+        tracing::error!(kind = failure.kind(), "failed: {}", failure.text().trim_start_matches("task: "));
     }
     log.finish();
     drop(lock);

@@ -35,12 +35,12 @@ async fn ask(call: ControlCall, config: &ControlConfig) -> Result<String, Failur
     let socket = base.path().join(CONTROL_SOCKET);
     match call {
         ControlCall::Status => {
-            let report = Caller::ask(socket, Caller::status).await.map_err(failed)?;
+            let report = Caller::ask(socket, true, async |host| host.status().await).await.map_err(failed)?;
             Ok(if config.json { document(&report) } else { text(&report) })
         }
         ControlCall::Restart => {
-            let caller = Caller::connect(socket).await.map_err(failed)?;
-            let generation = caller.restart().await.map_err(failed)?;
+            let restarted = Caller::ask(socket, false, async |host| host.restart().await).await;
+            let generation = restarted.map_err(failed)?;
             Ok(if config.json {
                 format!("{}\n", json!({ "generation": generation }))
             } else {
@@ -48,8 +48,7 @@ async fn ask(call: ControlCall, config: &ControlConfig) -> Result<String, Failur
             })
         }
         ControlCall::Stop => {
-            let caller = Caller::connect(socket).await.map_err(failed)?;
-            caller.stop().await.map(|()| String::new()).map_err(failed)
+            Caller::ask(socket, false, Caller::stop).await.map(|()| String::new()).map_err(failed)
         }
     }
 }
@@ -64,6 +63,9 @@ fn failure(call: ControlCall, error: ControlError, directory: &Path) -> Failure 
         ControlError::NotRestarted(refused) => Failure::NotRestarted(refused),
         ControlError::Connect(cause) => ask::unreachable(directory.join(CONTROL_SOCKET), &cause),
         ControlError::Silent => Failure::Call { kind: CallKind::NoAnswer, message },
+        ControlError::NeverSent => {
+            Failure::Call { kind: CallKind::NeverSent, message: format!("{}: {error}", Outcome::NeverSent) }
+        }
         ControlError::Lost(_) => Failure::Call { kind: CallKind::OutcomeUnknown, message },
     }
 }

@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 
 use super::scores::Connection;
 use super::{
-    ACTIVITY, Activity, BEGUN, CALLS_FAILED, CALLS_TOTAL, CONSUMED, CONSUMING, IN_FORCE, LATENCIES,
-    Latencies, NAME, NAME_WORDS, OVER, PROGRESSED, ROW, ROWS_AT, SLOT, STARTED, TRACE, TRIAL, WORD, now,
+    ACTIVITY, Activity, BEGUN, CALLS_FAILED, CALLS_TOTAL, CONSUMED, IN_FORCE, LATENCIES, Latencies, NAME,
+    NAME_WORDS, OVER, PROGRESSED, ROW, ROWS_AT, SLOT, STARTED, TRACE, TRIAL, WORD, now,
 };
 use crate::limits::{FAILURE_SHOWN, METHOD};
 
@@ -50,7 +50,6 @@ impl CallSlot {
             scores.word(at + TRACE + 1).store(trace_id as u64, Relaxed);
             scores.word(at + STARTED).store(started, Relaxed);
             scores.word(at + PROGRESSED).store(started, Relaxed);
-            scores.word(at + CONSUMING).store(0, Relaxed);
             scores.word(at + CONSUMED).store(0, Relaxed);
             scores.word(at + ACTIVITY).store(Activity::Running as u64, Relaxed);
             scores.word(at + TRIAL).store(0, Relaxed);
@@ -153,7 +152,6 @@ impl Progress {
 
     /// The call begins to read input that cannot be read again. Say it before the first byte.
     pub fn begin_consuming(&self) {
-        self.store(CONSUMING, || 1);
         self.begun(1);
     }
 
@@ -206,20 +204,14 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Board, Consumed, Scores};
+    use super::super::{Consumed, board};
     use super::*;
     use crate::limits::CONNECTION_ROWS;
-
-    fn board() -> (Board, Scores) {
-        let board = Board::create().unwrap();
-        let scores = Scores::map(board.fd()).unwrap();
-        (board, scores)
-    }
 
     #[test]
     fn what_is_first_said_of_a_failure_stays_and_is_cut_between_characters() {
         let (_board, scores) = board();
-        let slot = scores.begin("Stats.mean", 1);
+        let slot = scores.connect().begin("Stats.mean", 1);
         assert_eq!(slot.failure(), None);
         slot.progress().fail("é".repeat(FAILURE_SHOWN));
         slot.progress().fail("later");
@@ -230,31 +222,30 @@ mod tests {
     #[test]
     fn a_late_store_of_a_finished_call_does_not_hit_the_next() {
         let (board, scores) = board();
-        let first = scores.begin("Stats.mean", 1);
+        let first = scores.connect().begin("Stats.mean", 1);
         let late = first.progress();
         drop(first);
-        let _second = scores.begin("Stats.mean", 2);
-        late.begin_consuming();
+        let _second = scores.connect().begin("Stats.mean", 2);
         late.consumed(7);
         let seen = board.read().unwrap();
         assert_eq!(seen.calls.len(), 1, "the finished call is no longer shown");
-        assert_eq!((seen.calls[0].trace_id, seen.calls[0].consuming), (2, false));
+        assert_eq!((seen.calls[0].trace_id, seen.calls[0].consumed), (2, 0));
     }
 
     #[test]
     fn a_method_longer_than_its_place_is_cut() {
         let (board, scores) = board();
-        let _slot = scores.begin(&"m".repeat(METHOD + 1), 1);
+        let _slot = scores.connect().begin(&"m".repeat(METHOD + 1), 1);
         assert_eq!(board.read().unwrap().calls[0].method, "m".repeat(METHOD));
     }
 
     #[tokio::test]
     async fn the_current_progress_is_that_of_the_handler() {
         let (board, scores) = board();
-        Progress::current().begin_consuming();
-        let slot = scores.begin("Stats.mean", 1);
-        slot.progress().scope(async { Progress::current().begin_consuming() }).await;
-        assert!(board.read().unwrap().calls[0].consuming);
+        Progress::current().consumed(5);
+        let slot = scores.connect().begin("Stats.mean", 1);
+        slot.progress().scope(async { Progress::current().consumed(7) }).await;
+        assert_eq!(board.read().unwrap().calls[0].consumed, 7);
     }
 
     #[test]
@@ -284,7 +275,7 @@ mod tests {
     #[test]
     fn a_cancelled_call_is_not_counted_as_answered() {
         let (board, scores) = board();
-        drop(scores.begin("Stats.mean", 1));
+        drop(scores.connect().begin("Stats.mean", 1));
         assert_eq!(board.read().unwrap().calls_total, 0);
     }
 }

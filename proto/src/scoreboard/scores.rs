@@ -10,7 +10,7 @@ use super::call::CallSlot;
 use super::map::Map;
 use super::{
     BEGUN, CALLS_FAILED, CALLS_TOTAL, CONNECTIONS, CONNECTIONS_TOTAL, FREE, HEARTBEAT, LATENCIES, Latencies,
-    MAGIC, NUMBER, PHASE, ROW, ROWS_AT, SLOTS_USED, STATE, WRITING, slot_at,
+    MAGIC, NUMBER, PHASE, ROW, ROWS_AT, SLOTS_USED, STATE, Snapshot, WRITING, slot_at,
 };
 use crate::limits::{CONNECTION_ROWS, SLOTS};
 
@@ -82,13 +82,6 @@ impl Scores {
         Some(row)
     }
 
-    /// Shows a call as executing until the result is dropped. Beyond [`SLOTS`] calls it is only counted.
-    #[must_use = "the call counts as executing for as long as this lives"]
-    pub fn begin(&self, method: &str, trace_id: u128) -> CallSlot {
-        let nobody = Connection { scores: self.clone(), number: 0, row: None };
-        CallSlot::begin(Arc::new(nobody), method, trace_id)
-    }
-
     /// What has been counted so far.
     pub fn totals(&self) -> Totals {
         Totals {
@@ -140,7 +133,7 @@ impl Scores {
 }
 
 /// Calls counted, and how long they took.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Calls answered, the failed ones too.
     pub calls: u64,
@@ -151,6 +144,13 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// Counts what another worker showed too. It is a stranger's data.
+    pub fn add(&mut self, seen: &Snapshot) {
+        self.calls = self.calls.saturating_add(seen.calls_total);
+        self.failed = self.failed.saturating_add(seen.calls_failed);
+        self.latencies.add(&seen.latencies);
+    }
+
     /// What was counted since an earlier look.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
@@ -168,8 +168,8 @@ pub struct ConnectionSlot {
     connection: Arc<Connection>,
 }
 
-/// A connection. Its row is another's only when no [`Progress`](super::Progress) of its calls is left either: a late store must not be taken
-/// for what the next has begun.
+/// A connection. Its row is another's only when no [`Progress`](super::Progress) of its calls is left either: a late
+/// store must not be taken for what the next has begun.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) scores: Scores,
@@ -191,8 +191,9 @@ impl ConnectionSlot {
         self.connection.number
     }
 
-    /// As [`Scores::begin`], for a call of this connection: what it consumes is remembered with the connection, also when
-    /// the call is over, since its reply may be lost yet.
+    /// Shows a call of this connection as executing until the result is dropped. Beyond [`SLOTS`] calls it is only
+    /// counted. What it consumes is remembered with the connection, also when the call is over, since its reply may be
+    /// lost yet.
     #[must_use = "the call counts as executing for as long as this lives"]
     pub fn begin(&self, method: &str, trace_id: u128) -> CallSlot {
         CallSlot::begin(Arc::clone(&self.connection), method, trace_id)
@@ -214,14 +215,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use std::sync::atomic::AtomicBool;
 
-    use super::super::{Board, Consumed};
+    use super::super::{Consumed, board};
     use super::*;
-
-    fn board() -> (Board, Scores) {
-        let board = Board::create().unwrap();
-        let scores = Scores::map(board.fd()).unwrap();
-        (board, scores)
-    }
 
     #[test]
     fn a_host_sees_the_heartbeat_the_connections_and_the_calls() {
@@ -229,15 +224,14 @@ mod tests {
         scores.tick();
         let connection = scores.connect();
         let trace_id = 0x0123_4567_89ab_cdef_0011_2233_4455_6677;
-        let slot = scores.begin("Stats.median", trace_id);
-        slot.progress().begin_consuming();
+        let slot = connection.begin("Stats.median", trace_id);
         slot.progress().consumed(4096);
 
         let seen = board.read().unwrap();
         assert_eq!((seen.heartbeat, seen.connections, seen.connections_total), (1, 1, 1));
         let [call] = &seen.calls[..] else { panic!("{seen:?}") };
         assert_eq!((call.trace_id, call.method.as_str()), (trace_id, "Stats.median"));
-        assert!(call.consuming && call.consumed == 4096);
+        assert_eq!(call.consumed, 4096);
         assert!(call.progressed >= call.started && call.started > 0);
 
         let before = scores.totals();
@@ -287,7 +281,8 @@ mod tests {
     #[test]
     fn calls_beyond_the_slots_run_without_and_are_counted() {
         let (board, scores) = board();
-        let slots: Vec<_> = (0..SLOTS as u128 + 3).map(|trace| scores.begin("Stats.mean", trace)).collect();
+        let slots: Vec<_> =
+            (0..SLOTS as u128 + 3).map(|trace| scores.connect().begin("Stats.mean", trace)).collect();
         assert_eq!(board.read().unwrap().calls.len(), SLOTS);
         for slot in &slots {
             slot.progress().consumed(1);
@@ -296,7 +291,7 @@ mod tests {
         drop(slots);
         let seen = board.read().unwrap();
         assert_eq!((seen.calls.len(), seen.calls_total), (0, SLOTS as u64 + 3));
-        let _again: Vec<_> = (0..3).map(|trace| scores.begin("Stats.mean", trace)).collect();
+        let _again: Vec<_> = (0..3).map(|trace| scores.connect().begin("Stats.mean", trace)).collect();
         assert_eq!(board.read().unwrap().calls.len(), 3, "slots given back are used again");
     }
 
@@ -320,7 +315,7 @@ mod tests {
                 while !done.load(Relaxed) {
                     trace += 1;
                     let name = format!("Stats.{trace}");
-                    let slot = scores.begin(&name, trace << 64 | trace);
+                    let slot = scores.connect().begin(&name, trace << 64 | trace);
                     slot.progress().consumed(trace as u64);
                 }
             });

@@ -5,7 +5,6 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use tarpc::client::{RpcError, stub::Stub};
 use tarpc::{ServerError, context, trace};
 
 use crate::limits::NO_DEADLINE;
@@ -154,18 +153,4 @@ impl From<WireError> for ServerError {
 pub fn clamped(mut context: context::Context) -> context::Context {
     context.deadline = context.deadline.min(Instant::now() + NO_DEADLINE);
     context
-}
-
-/// A tarpc stub that calls another with [`clamped`] deadlines. The transport comes too late for that: tarpc's
-/// client sets its own timer before it sends.
-#[derive(Debug, Clone)]
-pub struct Clamp<S>(pub S);
-
-impl<S: Stub> Stub for Clamp<S> {
-    type Req = S::Req;
-    type Resp = S::Resp;
-
-    async fn call(&self, context: context::Context, request: S::Req) -> Result<S::Resp, RpcError> {
-        self.0.call(clamped(context), request).await
-    }
 }

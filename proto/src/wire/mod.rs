@@ -19,6 +19,6 @@ pub mod transport;
 pub use connect::{ConnectError, connect, connect_at};
 pub use gate::{Gated, Permit, execute, serve_gated};
 pub use hangup::Hangup;
-pub use message::{Clamp, Greeting, clamped};
+pub use message::{Greeting, clamped};
 pub use stream::{Attachments, FdStream, Outgoing};
 pub use transport::{ClientTransport, NEVER_SENT, ServerTransport, client, server};

@@ -89,7 +89,7 @@ fn one_descriptor_over_the_limit_ends_the_connection_with_a_reason_that_names_it
         let new =
             tarpc::client::new::<ProbeRequest, ProbeResponse, _>(tarpc::client::Config::default(), transport);
         tokio::spawn(new.dispatch);
-        let client = ProbeClient::from(wire::Clamp(new.client));
+        let client = ProbeClient::from(new.client);
         for number in 0..16 {
             outgoing.push(file(number));
         }

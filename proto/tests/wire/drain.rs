@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
 use rustix::net::{Shutdown, shutdown};
-use tarpc::client::{RpcError, stub::Stub};
+use tarpc::client::RpcError;
 use tarpc::{ClientMessage, Request};
 use task_proto::limits::Limits;
 use task_proto::wire::{self, ClientTransport, FdStream};

@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Write};
 use std::time::Duration;
 
-use tarpc::client::{RpcError, stub::Stub};
+use tarpc::client::RpcError;
 use tarpc::{ServerError, context};
 use task_proto::limits::Limits;
 use tokio::net::UnixStream;
@@ -54,7 +54,7 @@ fn a_deadline_of_years_does_not_kill_the_client() {
     local(async {
         let years = within(Duration::from_hours(3 * 365 * 24));
         let pair = pair(&Limits::default());
-        assert_eq!(soon(pair.client.echo(years, vec![1.0])).await.unwrap(), [1.0]);
+        assert_eq!(soon(pair.client.echo(task_proto::wire::clamped(years), vec![1.0])).await.unwrap(), [1.0]);
 
         let (ours, theirs) = UnixStream::pair().unwrap();
         stock_serve(theirs, 1 << 20, Handler::new().0);

@@ -127,7 +127,7 @@ where
     })
 }
 
-pub type Channel<Req, Resp> = wire::Clamp<tarpc::client::Channel<Req, Resp>>;
+pub type Channel<Req, Resp> = tarpc::client::Channel<Req, Resp>;
 pub type Client = Channel<ProbeRequest, ProbeResponse>;
 
 /// Our client for any service.
@@ -137,7 +137,7 @@ where
     Resp: DeserializeOwned + Send + 'static,
 {
     let transport = wire::client(FdStream::new(socket, limits.attachments), limits);
-    wire::Clamp(tarpc::client::new(Config::default(), transport).spawn())
+    tarpc::client::new(Config::default(), transport).spawn()
 }
 
 /// A client and a server of the probe, with the server's handler and its events.

@@ -422,7 +422,7 @@ mod tests {
     async fn every_call_that_waits_shows_what_was_consumed() {
         let board = Board::create().unwrap();
         let scores = Scores::map(board.fd()).unwrap();
-        let slots = [scores.begin("mean", 1), scores.begin("mode", 2)];
+        let slots = [scores.connect().begin("mean", 1), scores.connect().begin("mode", 2)];
         let [first, second] = slots.each_ref().map(task_proto::scoreboard::CallSlot::progress);
         let result = Shared::<u8>::default();
         let work = Cell::new(None);
@@ -433,12 +433,10 @@ mod tests {
         work.consumed(10);
         let mut late = Box::pin(second.scope(result.get(None, |_| panic!("begun already"))));
         assert!(poll!(&mut late).is_pending());
-        let shown = || {
-            board.read().unwrap().calls.iter().map(|call| (call.consuming, call.consumed)).collect::<Vec<_>>()
-        };
-        assert_eq!(shown(), [(true, 10), (true, 10)], "who comes late hears of it");
+        let shown = || board.read().unwrap().calls.iter().map(|call| call.consumed).collect::<Vec<_>>();
+        assert_eq!(shown(), [10, 10], "who comes late hears of it");
         work.consumed(5);
-        assert_eq!(shown(), [(true, 15), (true, 15)]);
+        assert_eq!(shown(), [15, 15]);
         work.finish(Err(Fault::new(FaultKind::NotANumber, "x")));
         let again = result.get(None, |_| panic!("its input is gone: the fault is kept")).await;
         assert_eq!(again.unwrap_err().kind, FaultKind::NotANumber);
@@ -449,7 +447,7 @@ mod tests {
     async fn every_call_shows_what_its_thread_is_at_for_as_long_as_it_waits_for_it() {
         let board = Board::create().unwrap();
         let scores = Scores::map(board.fd()).unwrap();
-        let slots = [scores.begin("mean", 1), scores.begin("mode", 2)];
+        let slots = [scores.connect().begin("mean", 1), scores.connect().begin("mode", 2)];
         let [first, second] = slots.each_ref().map(task_proto::scoreboard::CallSlot::progress);
         let shown = || board.read().unwrap().calls.iter().map(|call| call.activity).collect::<Vec<_>>();
         let ticked = || board.read().unwrap().calls.iter().map(|call| call.progressed).collect::<Vec<_>>();
@@ -483,7 +481,7 @@ mod tests {
         let scores = Scores::map(board.fd()).unwrap();
         let ids = [1, 2].map(TraceId);
         let blamed = Blamed::new(ids.to_vec(), Vec::new());
-        let slots = [scores.begin("mean", 1), scores.begin("mode", 2)];
+        let slots = [scores.connect().begin("mean", 1), scores.connect().begin("mode", 2)];
         let [first, second] = slots.each_ref().map(task_proto::scoreboard::CallSlot::progress);
         let shown = || board.read().unwrap().calls.iter().map(|call| call.activity).collect::<Vec<_>>();
 

@@ -2,8 +2,8 @@
 
 use std::io::{self, ErrorKind};
 
+use tarpc::ChannelError;
 use tarpc::client::RpcError;
-use tarpc::{ChannelError, ServerError};
 use task_proto::crash::Crash;
 use task_proto::scoreboard::Consumed;
 use task_proto::wire::NEVER_SENT;
@@ -36,15 +36,11 @@ pub(super) fn of(error: RpcError, sent: bool, greeted: bool) -> Loss {
     let lost = |error: &RpcError| Loss::None(Some(CallError::Lost { death: None, cause: in_full(error) }));
     match error {
         RpcError::DeadlineExceeded => Loss::None(None),
-        // The transport's word for a request that was not written whole.
-        RpcError::Server(ServerError { kind: ErrorKind::BrokenPipe, detail, .. }) if detail == NEVER_SENT => {
-            Loss::NeverSent
-        }
+        error if is_never_sent(&error) => Loss::NeverSent,
         RpcError::Server(error) => Loss::None(Some(match Crash::from_error(&error) {
             Some(crash) => CallError::Crashed(crash),
             None => CallError::Service(error),
         })),
-        RpcError::Send(error) if kind(error.as_ref()) == Some(ErrorKind::BrokenPipe) => Loss::NeverSent,
         RpcError::Send(error) => Loss::None(Some(CallError::NeverSent(error))),
         RpcError::Channel(ChannelError::Read(ref cause))
             // A notice of a living worker, and bytes that are no message: another try would end likewise.
@@ -57,6 +53,16 @@ pub(super) fn of(error: RpcError, sent: bool, greeted: bool) -> Loss {
         RpcError::Shutdown | RpcError::Channel(_) if !sent => Loss::NeverSent,
         RpcError::Shutdown | RpcError::Channel(ChannelError::Read(_)) => Loss::Unknown(in_full(&error)),
         RpcError::Channel(_) => lost(&error),
+    }
+}
+
+/// The server took no more requests on the connection: nobody has executed this one, or will.
+pub(crate) fn is_never_sent(error: &RpcError) -> bool {
+    match error {
+        // The transport's word for a request that was not written whole.
+        RpcError::Server(error) => error.kind == ErrorKind::BrokenPipe && error.detail == NEVER_SENT,
+        RpcError::Send(error) => kind(error.as_ref()) == Some(ErrorKind::BrokenPipe),
+        _ => false,
     }
 }
 
@@ -138,7 +144,7 @@ mod tests {
 
     #[test]
     fn only_the_transport_can_say_that_a_request_was_never_sent() {
-        let server = |kind, detail: &str| RpcError::Server(ServerError::new(kind, detail.into()));
+        let server = |kind, detail: &str| RpcError::Server(tarpc::ServerError::new(kind, detail.into()));
         assert_eq!(name(server(ErrorKind::BrokenPipe, NEVER_SENT), true, true), "never sent");
         assert_eq!(name(server(ErrorKind::BrokenPipe, "the service's own pipe"), true, true), "service");
         let send = |kind| RpcError::Send(Box::new(io::Error::new(kind, "x")));

@@ -60,7 +60,7 @@ impl Service {
             }
             Service::Elsewhere(path) => {
                 let Greeting { instance, generation, connection } = greeting;
-                let asked = Caller::ask(path.with_file_name(CONTROL_SOCKET), async |host| {
+                let asked = Caller::ask(path.with_file_name(CONTROL_SOCKET), true, async |host| {
                     host.verdict(instance, *generation, *connection).await
                 });
                 match timeout(VERDICT, asked).await {

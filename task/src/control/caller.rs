@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::server::limits;
 use super::{ControlClient, NotRestarted, Report};
-use crate::client;
+use crate::client::{self, is_never_sent};
 use crate::verdict::Verdict;
 use crate::watched::Watched;
 
@@ -39,6 +39,9 @@ pub enum ControlError {
     /// It says nothing.
     #[error("the service does not answer: its process is stopped, or hangs")]
     Silent,
+    /// The service made room for others before it had read what was asked.
+    #[error("the service has too many callers")]
+    NeverSent,
     /// The connection ended before the answer came.
     #[error("the service ended before it answered")]
     Lost(#[source] RpcError),
@@ -69,19 +72,21 @@ impl Caller {
         Ok(Caller { client: ControlClient::from(new.client), dispatch, host })
     }
 
-    /// Connects and asks what may be asked twice: again if the connection ended before the answer came, as that of
-    /// somebody does who has sent nothing yet when the host has more callers than places.
+    /// Connects and asks: again if nobody has read it, since a host with more callers than places makes room, and if
+    /// the connection ended before the answer came, where the same may be asked `twice`.
     ///
     /// # Errors
     /// Those of [`Caller::connect`] and of what is asked.
     pub async fn ask<T>(
         path: impl AsRef<Path>,
-        what: impl AsyncFn(&Caller) -> Result<T, ControlError>,
+        twice: bool,
+        what: impl AsyncFn(Caller) -> Result<T, ControlError>,
     ) -> Result<T, ControlError> {
         let mut resends = 0;
         loop {
-            match what(&Caller::connect(&path).await?).await {
-                Err(ControlError::Lost(_)) if resends < RESENDS => resends += 1,
+            match what(Caller::connect(&path).await?).await {
+                Err(ControlError::NeverSent) if resends < RESENDS => resends += 1,
+                Err(ControlError::Lost(_)) if twice && resends < RESENDS => resends += 1,
                 answer => return answer,
             }
             sleep(RESEND_PAUSE).await;
@@ -114,6 +119,7 @@ impl Caller {
             // The calls that it still answers have that long.
             Ok(()) => timeout(DRAIN + KILL + CONTROL, self.gone()).await.map_err(|_| ControlError::Silent),
             Err(RpcError::DeadlineExceeded) => Err(ControlError::Silent),
+            Err(error) if is_never_sent(&error) => Err(ControlError::NeverSent),
             // It may have ended for another reason.
             Err(lost) => timeout(DEATH_NOTICE, self.gone()).await.map_err(|_| ControlError::Lost(lost)),
         }
@@ -138,6 +144,7 @@ impl From<RpcError> for ControlError {
     fn from(error: RpcError) -> Self {
         match error {
             RpcError::DeadlineExceeded => ControlError::Silent,
+            error if is_never_sent(&error) => ControlError::NeverSent,
             lost => ControlError::Lost(lost),
         }
     }
@@ -145,4 +152,59 @@ impl From<RpcError> for ControlError {
 
 fn context(limit: Duration) -> Context {
     client::context(rand::random(), Some(limit))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::io::Read as _;
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixListener;
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// Callers of a host that does this to each connection before they ask; how many connected, and what the last saw.
+    async fn connections(host: fn(UnixListener, mpsc::Sender<()>)) -> (u64, Result<u64, ControlError>) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let (ready, at_ready) = mpsc::channel(1);
+        let at_ready = tokio::sync::Mutex::new(at_ready);
+        let hosting = std::thread::spawn(move || host(listener, ready));
+        let count = Cell::new(0);
+        let asked = Caller::ask(&path, false, async |caller| {
+            count.set(count.get() + 1);
+            at_ready.lock().await.recv().await.unwrap();
+            caller.restart().await
+        })
+        .await;
+        hosting.join().unwrap();
+        (count.get(), asked)
+    }
+
+    #[tokio::test]
+    async fn what_nobody_has_read_is_asked_again_and_what_somebody_may_have_done_is_not() {
+        let (count, asked) = connections(|listener, ready| {
+            for _ in 0..=RESENDS {
+                let (stream, _) = listener.accept().unwrap();
+                stream.shutdown(Shutdown::Read).unwrap();
+                ready.blocking_send(()).unwrap();
+                drop(stream.try_clone().unwrap().read(&mut [0; 1]));
+            }
+        })
+        .await;
+        assert!(matches!(asked, Err(ControlError::NeverSent)), "{asked:?}");
+        assert_eq!(count, u64::from(RESENDS) + 1);
+
+        let (count, asked) = connections(|listener, ready| {
+            let (mut stream, _) = listener.accept().unwrap();
+            ready.blocking_send(()).unwrap();
+            assert_ne!(stream.read(&mut [0; 64]).unwrap(), 0);
+        })
+        .await;
+        assert!(matches!(asked, Err(ControlError::Lost(_))), "{asked:?}");
+        assert_eq!(count, 1);
+    }
 }

@@ -134,37 +134,23 @@ mod tests {
         ids.into_iter().map(TraceId).collect()
     }
 
+    /// A young worker's death of its own making, with no calls but those that it executed.
+    fn own<'a>(executing: &'a HashSet<TraceId>, told: &'a HashSet<TraceId>) -> Scene<'a> {
+        let making = Making::Own;
+        Scene { making, executing, on_trial: None, present: executing, told, lived: Duration::ZERO }
+    }
+
     /// What a death leads to in a worker that was told of all suspects, and had no other calls.
     fn death(blame: &mut Blame, making: Making, executing: impl IntoIterator<Item = u128>) -> Vec<TraceId> {
         let (told, executing) = (blame.suspects().into_iter().collect(), ids(executing));
-        blame.died(
-            &Scene {
-                making,
-                executing: &executing,
-                on_trial: None,
-                present: &executing,
-                told: &told,
-                lived: Duration::ZERO,
-            },
-            &crash(),
-        )
+        blame.died(&Scene { making, ..own(&executing, &told) }, &crash())
     }
 
     /// The same, when one of them was on trial.
     fn trial(blame: &mut Blame, on_trial: u128, executing: impl IntoIterator<Item = u128>) -> Vec<TraceId> {
         let (told, executing) = (blame.suspects().into_iter().collect(), ids(executing));
         let on_trial = Some(TraceId(on_trial));
-        blame.died(
-            &Scene {
-                making: Making::Own,
-                executing: &executing,
-                on_trial,
-                present: &executing,
-                told: &told,
-                lived: Duration::ZERO,
-            },
-            &crash(),
-        )
+        blame.died(&Scene { on_trial, ..own(&executing, &told) }, &crash())
     }
 
     #[test]
@@ -205,17 +191,7 @@ mod tests {
         let mut blame = Blame::default();
         for _ in 0..9 {
             let both = ids([1, 2]);
-            let condemned = blame.died(
-                &Scene {
-                    making: Making::Own,
-                    executing: &both,
-                    on_trial: None,
-                    present: &both,
-                    told: &HashSet::new(),
-                    lived: Duration::ZERO,
-                },
-                &crash(),
-            );
+            let condemned = blame.died(&own(&both, &ids([])), &crash());
             assert_eq!(condemned, []);
         }
     }
@@ -226,17 +202,7 @@ mod tests {
         death(&mut blame, Making::Own, [1, 2]);
         // The worker is told of 1 only.
         let (told, executing) = (ids([1]), ids([1, 2]));
-        let condemned = blame.died(
-            &Scene {
-                making: Making::Own,
-                executing: &executing,
-                on_trial: None,
-                present: &executing,
-                told: &told,
-                lived: Duration::ZERO,
-            },
-            &crash(),
-        );
+        let condemned = blame.died(&own(&executing, &told), &crash());
         assert_eq!(condemned, []);
         assert_eq!(death(&mut blame, Making::Own, [2]), [TraceId(2)]);
     }
@@ -246,29 +212,9 @@ mod tests {
         let mut blame = Blame::default();
         death(&mut blame, Making::Own, [1, 2]);
         let (told, present) = (ids([1, 2]), ids([2]));
-        blame.died(
-            &Scene {
-                making: Making::Own,
-                executing: &ids([]),
-                on_trial: None,
-                present: &present,
-                told: &told,
-                lived: SUSPECT / 2,
-            },
-            &crash(),
-        );
+        blame.died(&Scene { present: &present, lived: SUSPECT / 2, ..own(&ids([]), &told) }, &crash());
         assert_eq!(blame.suspects().len(), 2, "its caller may not have come yet");
-        blame.died(
-            &Scene {
-                making: Making::Own,
-                executing: &ids([]),
-                on_trial: None,
-                present: &present,
-                told: &told,
-                lived: SUSPECT,
-            },
-            &crash(),
-        );
+        blame.died(&Scene { present: &present, lived: SUSPECT, ..own(&ids([]), &told) }, &crash());
         assert_eq!(blame.suspects(), [TraceId(2)]);
     }
 
@@ -284,31 +230,11 @@ mod tests {
             let executing = ids((0..100).map(|id| u128::MAX - round / 2 * 100 - id));
             for call in executing {
                 let one = HashSet::from([call]);
-                blame.died(
-                    &Scene {
-                        making: Making::Own,
-                        executing: &one,
-                        on_trial: None,
-                        present: &one,
-                        told: &one,
-                        lived: Duration::ZERO,
-                    },
-                    &crash,
-                );
+                blame.died(&own(&one, &one), &crash);
             }
         }
         let many = ids(0..2_000);
-        blame.died(
-            &Scene {
-                making: Making::Own,
-                executing: &many,
-                on_trial: None,
-                present: &many,
-                told: &HashSet::new(),
-                lived: Duration::ZERO,
-            },
-            &crash,
-        );
+        blame.died(&own(&many, &ids([])), &crash);
         assert_eq!((blame.suspects().len(), blame.condemned().len()), (SUSPECTS, CONDEMNED));
         let hello = task_proto::handshake::Hello {
             protocol: [1, 1],

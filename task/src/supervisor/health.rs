@@ -94,7 +94,7 @@ mod tests {
         }
 
         fn computes(&self) -> CallSlot {
-            let slot = self.scores.begin("Stats.median", 7);
+            let slot = self.scores.connect().begin("Stats.median", 7);
             slot.progress().enter(Activity::Computing);
             slot
         }
@@ -135,7 +135,7 @@ mod tests {
     fn a_call_that_hangs_does_not_hide_behind_one_that_gets_further() {
         let mut patient = Patient::new();
         let stuck = patient.computes();
-        let busy = patient.scores.begin("Stats.median", 8);
+        let busy = patient.scores.connect().begin("Stats.median", 8);
         busy.progress().enter(Activity::Computing);
         let mut sick = None;
         for _ in 0..4 {
@@ -151,9 +151,9 @@ mod tests {
     #[test]
     fn calls_that_wait_and_calls_that_follow_one_another_are_not_taken_for_one_that_hangs() {
         let mut patient = Patient::new();
-        let waits = patient.scores.begin("Stats.mean", 1);
+        let waits = patient.scores.connect().begin("Stats.mean", 1);
         waits.progress().enter(Activity::Waiting);
-        let _runs = patient.scores.begin("Stats.mean", 2);
+        let _runs = patient.scores.connect().begin("Stats.mean", 2);
         for _ in 0..9 {
             patient.scores.tick();
             let _next = patient.computes();

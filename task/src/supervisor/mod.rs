@@ -26,7 +26,7 @@ pub use self::health::Sickness;
 pub use self::post_mortem::{Ended, ExitCause, HandOverError, PostMortem, StartFailure, StartFault};
 use self::service::{Order, Service};
 pub use self::state::{Policy, Restart};
-pub use self::status::{Running, ServicePhase, Status, Totals, verdict};
+pub use self::status::{Running, ServicePhase, Status, verdict};
 use crate::journal::Journal;
 use crate::socket::Socket;
 use crate::spawn::WorkerSpec;

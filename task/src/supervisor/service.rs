@@ -191,7 +191,6 @@ impl Service {
             }
             Report::Sick => Event::Sick(generation),
             Report::SpawnFailed(error) => {
-                tracing::info!(generation, "cannot spawn {}: {error}", self.spec.name());
                 let hopeless = is_hopeless(&error);
                 self.failed_to_start(generation, StartFault::Spawn(error), Vec::new());
                 self.remove(generation);
@@ -253,7 +252,9 @@ impl Service {
 
     fn failed_to_start(&mut self, generation: u64, fault: StartFault, stderr_tail: Vec<String>) {
         let failure = StartFailure { program: self.spec.program().to_owned(), fault, stderr_tail };
-        if self.state.in_role(Role::Serving).is_some() {
+        if self.state.mode != Mode::Running {
+            // Somebody has ended it, and the log tells how it ended.
+        } else if self.state.in_role(Role::Serving).is_some() {
             tracing::warn!(generation, "{failure}; the old worker goes on");
         } else if matches!(self.policy.restart, RestartPolicy::FailedStarts(_)) {
             tracing::warn!(generation, "{failure}");

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use task_proto::handshake::Ready;
 use task_proto::limits::DEATH_NOTICE;
-use task_proto::scoreboard::{Board, Consumed, Latencies, Snapshot};
+use task_proto::scoreboard::{Board, Consumed, Totals};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -68,26 +68,6 @@ pub struct Running {
     pub board: Arc<Board>,
     /// When it was ready.
     pub since: Instant,
-}
-
-/// What workers have answered.
-#[derive(Debug, Clone, Default)]
-pub struct Totals {
-    /// Calls, the failed ones too.
-    pub calls: u64,
-    /// Calls answered with a fault.
-    pub failed: u64,
-    /// How long they took.
-    pub latencies: Latencies,
-}
-
-impl Totals {
-    /// Counts what this worker has answered too. It is a stranger's data.
-    pub fn add(&mut self, seen: &Snapshot) {
-        self.calls = self.calls.saturating_add(seen.calls_total);
-        self.failed = self.failed.saturating_add(seen.calls_failed);
-        self.latencies.add(&seen.latencies);
-    }
 }
 
 impl Status {

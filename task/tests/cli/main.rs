@@ -10,6 +10,7 @@ mod answers;
 mod bad_input;
 mod bad_surroundings;
 mod call;
+mod control;
 mod invocation;
 mod logs;
 mod makefile;

@@ -206,7 +206,8 @@ fn the_host_answers_everybody_however_many_ask_at_once() {
         // More than it has places for, and some that say nothing.
         let silent = (0..CONTROL_CONNECTIONS).map(|_| UnixStream::connect(&socket).unwrap());
         let silent: Vec<_> = silent.collect();
-        let asked = (0..4 * CONTROL_CONNECTIONS).map(|_| Caller::ask(&socket, Caller::status));
+        let asked = (0..4 * CONTROL_CONNECTIONS)
+            .map(|_| Caller::ask(&socket, true, async |host| host.status().await));
         for answer in join_all(asked).await {
             assert_eq!(answer.unwrap().state, State::Serving);
         }
