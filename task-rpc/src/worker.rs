@@ -51,7 +51,7 @@ impl Worker {
     /// within which limits; the host then waits for [`serve`](Worker::serve).
     pub fn supervised(host: u32) -> Result<Self, WorkerError> {
         supervised::prepare(host)?;
-        sys::give_back_large_blocks();
+        sys::keep_memory_level();
         let start = supervised::greet()?;
         Ok(Worker { limits: start.hello.limits.clone(), mode: Mode::Supervised(start) })
     }
@@ -72,7 +72,7 @@ impl Worker {
 
     fn alone(place: Place) -> Result<Self, WorkerError> {
         signals::reset().context("cannot reset signals")?;
-        sys::give_back_large_blocks();
+        sys::keep_memory_level();
         Ok(Worker { limits: Limits::default(), mode: Mode::Standalone(place) })
     }
 
