@@ -1,5 +1,6 @@
 //! Services that are told to end at random moments, from their first to their last: once, and again while they end.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -22,6 +23,15 @@ const ENDINGS: [&[Signal]; 5] = [
 ];
 
 pub(crate) fn run(scale: Scale) -> Report {
+    // A shell without job control ignores INT in what it runs with `&`, and so would the services.
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap().trim();
+    let int = 1 << (Signal::INT.as_raw() - 1);
+    assert_eq!(
+        u64::from_str_radix(ignored, 16).unwrap() & int,
+        0,
+        "INT is ignored here: run it in the foreground"
+    );
     let mut report = Report::new(scale);
     let service = Service::new(&[]);
     let crew = Crew { ours: 2, plain: 2, ..Crew::of(&service, scale.seed) };
