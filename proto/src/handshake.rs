@@ -3,14 +3,16 @@
 //! The host says [`Hello`], with the listening socket and the scoreboard beside it; the worker [`Answer`]s. Each
 //! message is one datagram of JSON. No empty datagram is ever sent: it would read as the end of the stream.
 
+use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::str::FromStr;
 
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    SendAncillaryMessage, SendFlags, recvmsg, send as send_bytes, sendmsg,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -19,8 +21,9 @@ use crate::limits::{HANDSHAKE, Limits};
 
 /// The oldest and the newest protocol that this build speaks: what the two say here, and the scoreboard's layout. Whoever
 /// changes one of these raises both numbers, so that builds which differ refuse each other.
-pub const PROTOCOL: [u32; 2] = [3, 3];
-/// Exit status of a worker that shares no protocol with its host (`EX_CONFIG` of sysexits.h). It is final.
+pub const PROTOCOL: [u32; 2] = [4, 4];
+/// Exit status of a worker that refuses its host: no protocol in common, or no sandbox where one is required
+/// (`EX_CONFIG` of sysexits.h). It is final.
 pub const EXIT_REFUSED: u8 = 78;
 
 /// What a host tells its worker.
@@ -36,6 +39,9 @@ pub struct Hello {
     pub socket: String,
     /// The limits to keep.
     pub limits: Limits,
+    /// The sandbox to serve in.
+    #[serde(default)]
+    pub sandbox: SandboxMode,
     /// Calls that were executing when a worker died: they run one at a time.
     #[serde(default)]
     pub suspects: Vec<TraceId>,
@@ -52,10 +58,13 @@ pub enum Answer {
     Ready(Ready),
     /// After `Ready`: somebody else than the host told it to end. It accepts no more, and answers what it was asked.
     Draining,
-    /// No protocol in common; it exits with [`EXIT_REFUSED`].
+    /// It will not serve this host; it exits with [`EXIT_REFUSED`].
     Refused {
         /// Oldest and newest protocol that the worker speaks.
         protocol: [u32; 2],
+        /// Why not, in words, where that is not the protocol.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
     },
 }
 
@@ -76,12 +85,54 @@ pub struct Ready {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Sandbox {
-    /// All of it.
+    /// No files by Landlock, and no system call but those that serving takes, by seccomp.
     Full,
-    /// What this kernel has.
+    /// What this kernel has of it.
     Partial,
     /// Nothing.
     None,
+}
+
+impl fmt::Display for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Sandbox::Full => "full",
+            Sandbox::Partial => "partial",
+            Sandbox::None => "none",
+        })
+    }
+}
+
+/// What is asked of a worker's sandbox.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SandboxMode {
+    /// All of it, or no service.
+    Require,
+    /// What the kernel has.
+    #[default]
+    BestEffort,
+    /// Nothing.
+    Off,
+}
+
+impl SandboxMode {
+    /// What people call them, for [`FromStr`].
+    pub const NAMES: [&str; 3] = ["require", "best-effort", "off"];
+}
+
+impl FromStr for SandboxMode {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let [require, best_effort, off] = SandboxMode::NAMES;
+        match name {
+            _ if name == require => Ok(SandboxMode::Require),
+            _ if name == best_effort => Ok(SandboxMode::BestEffort),
+            _ if name == off => Ok(SandboxMode::Off),
+            _ => Err(format!("it must be one of {}", SandboxMode::NAMES.join(", "))),
+        }
+    }
 }
 
 /// Why a handshake failed.
@@ -174,11 +225,14 @@ fn send(
     descriptors: &[BorrowedFd<'_>],
 ) -> Result<(), HandshakeError> {
     let datagram = serde_json::to_vec(message)?;
+    if descriptors.is_empty() {
+        // A worker answers so: its sandbox denies `sendmsg`.
+        retry_on_intr(|| send_bytes(end, &datagram, SendFlags::NOSIGNAL))?;
+        return Ok(());
+    }
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if !descriptors.is_empty() {
-        control.push(SendAncillaryMessage::ScmRights(descriptors));
-    }
+    control.push(SendAncillaryMessage::ScmRights(descriptors));
     retry_on_intr(|| sendmsg(end, &[IoSlice::new(&datagram)], &mut control, SendFlags::NOSIGNAL))?;
     Ok(())
 }
@@ -226,7 +280,7 @@ mod tests {
     use std::fs::File;
     use std::os::fd::AsFd;
 
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, send as send_bytes, socketpair};
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     use super::*;
 
@@ -238,11 +292,12 @@ mod tests {
         let limits = Limits { memory: Some(1 << 30), input_idle: None, ..Limits::default() };
         let socket = "/run/with \"quotes\"/s".into();
         Hello {
-            protocol: [1, 3],
+            protocol: [1, PROTOCOL[1]],
             instance: "run-1".into(),
             generation: 7,
             socket,
             limits,
+            sandbox: SandboxMode::Require,
             suspects: vec![TraceId(1)],
             condemned: Vec::new(),
         }
@@ -286,7 +341,11 @@ mod tests {
     fn answers_come_whole() {
         let (host, worker) = pair();
         let ready = Ready { protocol: 1, build: "0.1.0".into(), pid: 42, sandbox: Sandbox::Partial };
-        for answer in [Answer::Ready(ready), Answer::Refused { protocol: [2, 3] }] {
+        for answer in [
+            Answer::Ready(ready),
+            Answer::Refused { protocol: [2, 3], reason: None },
+            Answer::Refused { protocol: PROTOCOL, reason: Some("no Landlock".into()) },
+        ] {
             send_answer(worker.as_fd(), &answer).unwrap();
             assert_eq!(receive_answer(host.as_fd()).unwrap(), answer);
         }
@@ -314,7 +373,7 @@ mod tests {
         let (host, worker) = pair();
         drop(host);
         assert!(matches!(receive_hello(worker.as_fd()), Err(HandshakeError::Closed)));
-        let answer = Answer::Refused { protocol: PROTOCOL };
+        let answer = Answer::Refused { protocol: PROTOCOL, reason: None };
         let sent = send_answer(worker.as_fd(), &answer);
         assert!(matches!(sent, Err(HandshakeError::Io(Errno::PIPE))), "{sent:?}");
     }
@@ -338,7 +397,7 @@ mod tests {
             };
             assert_eq!(got, count);
         }
-        send(worker.as_fd(), &Answer::Refused { protocol: PROTOCOL }, &[null.as_fd()]).unwrap();
+        send(worker.as_fd(), &Answer::Refused { protocol: PROTOCOL, reason: None }, &[null.as_fd()]).unwrap();
         let refused = receive_answer(host.as_fd());
         assert!(matches!(refused, Err(HandshakeError::Truncated { expected: 0, got: 1 })), "{refused:?}");
     }
@@ -346,7 +405,7 @@ mod tests {
     #[test]
     fn a_datagram_that_is_too_long_is_refused_even_if_its_beginning_would_do() {
         let (host, worker) = pair();
-        let mut datagram = serde_json::to_vec(&Answer::Refused { protocol: PROTOCOL }).unwrap();
+        let mut datagram = serde_json::to_vec(&Answer::Refused { protocol: PROTOCOL, reason: None }).unwrap();
         datagram.resize(HANDSHAKE + 1, b' ');
         send_bytes(&worker, &datagram, SendFlags::empty()).unwrap();
         let refused = receive_answer(host.as_fd());

@@ -338,7 +338,7 @@ mod tests {
     #[test]
     fn another_layout_is_another_protocol() {
         let layout = [BYTES, ROWS_AT, ROW, SLOTS_AT, SLOT, NAME, TRIAL];
-        assert_eq!((PROTOCOL, layout), ([3, 3], [1_069_056, 512, 2, 2560, 16, 8, 7]), "raise both numbers");
+        assert_eq!((PROTOCOL, layout), ([4, 4], [1_069_056, 512, 2, 2560, 16, 8, 7]), "raise both numbers");
     }
 
     #[test]

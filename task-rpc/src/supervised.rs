@@ -37,7 +37,7 @@ pub(crate) fn prepare(host: u32) -> Result<(), WorkerError> {
 pub(crate) fn greet() -> Result<Start, WorkerError> {
     let Heard { protocol, hello, listener, scoreboard } = match handshake::receive_hello(stdin()) {
         Err(HandshakeError::Foreign(host)) => {
-            handshake::send_answer(stdin(), &Answer::Refused { protocol: PROTOCOL })?;
+            handshake::send_answer(stdin(), &Answer::Refused { protocol: PROTOCOL, reason: None })?;
             return Err(WorkerError::Refused { host });
         }
         heard => heard?,

@@ -56,7 +56,7 @@ async fn a_connection_hears_which_worker_of_which_host_it_has_before_it_asks() {
 fn a_host_of_another_protocol_is_refused_for_good() {
     let mut host = Host::spawn(|_| {});
     let hello = Hello { protocol: [PROTOCOL[1] + 1, PROTOCOL[1] + 5], ..host.hello() };
-    assert_eq!(host.greet(&hello).unwrap(), Answer::Refused { protocol: PROTOCOL });
+    assert_eq!(host.greet(&hello).unwrap(), Answer::Refused { protocol: PROTOCOL, reason: None });
     let (status, said) = host.process.end();
     assert_eq!(status.code(), Some(EXIT_REFUSED.into()));
     let ([least, most], [low, high]) = (hello.protocol, PROTOCOL);

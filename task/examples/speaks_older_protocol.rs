@@ -7,6 +7,6 @@ use task_proto::handshake::{Answer, EXIT_REFUSED, receive_hello, send_answer};
 fn main() -> ExitCode {
     let stdin = rustix::stdio::stdin();
     receive_hello(stdin).expect("a host says hello");
-    send_answer(stdin, &Answer::Refused { protocol: [0, 0] }).expect("a host hears the answer");
+    send_answer(stdin, &Answer::Refused { protocol: [0, 0], reason: None }).expect("a host hears the answer");
     EXIT_REFUSED.into()
 }

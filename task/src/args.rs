@@ -17,6 +17,7 @@ use clap::builder::{FalseyValueParser, OsStr, PathBufValueParser, Resettable};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, ValueEnum};
+use task_proto::handshake::SandboxMode;
 use task_proto::number::parse_token;
 use task_proto::stats::Missing;
 
@@ -56,6 +57,8 @@ pub struct Config {
     pub asking: Asking,
     /// Memory for numbers, in bytes.
     pub memory: Option<u64>,
+    /// What is asked of the worker's sandbox.
+    pub sandbox: SandboxMode,
     /// The worker's program.
     pub rpc_bin: PathBuf,
     /// The runtime directory asked for; it must do, there is no falling back from it.
@@ -101,6 +104,8 @@ pub struct ServeConfig {
     pub verbosity: Verbosity,
     /// Memory for numbers, in bytes.
     pub memory: Option<u64>,
+    /// What is asked of the worker's sandbox.
+    pub sandbox: SandboxMode,
     /// The worker's program.
     pub rpc_bin: PathBuf,
     /// The runtime directory asked for; it must do, there is no falling back from it.
@@ -244,6 +249,7 @@ fn checked(words: &[OsString]) -> Result<Command, Failure> {
             max_failed_starts: serve.max_failed_starts.0,
             verbosity: matches.subcommand().map_or(Ok(Verbosity::Normal), |(_, serve)| verbosity(serve))?,
             memory: serve.memory,
+            sandbox: serve.sandbox,
             rpc_bin: serve.rpc_bin.map_or_else(beside_this_program, Ok)?,
             runtime_dir: serve.runtime_dir,
             color,
@@ -266,6 +272,7 @@ fn checked(words: &[OsString]) -> Result<Command, Failure> {
             only: cli.only,
             asking: asking(&cli.asking, &matches, color)?,
             memory: cli.memory,
+            sandbox: cli.sandbox,
             rpc_bin: cli.rpc_bin.map_or_else(beside_this_program, Ok)?,
             runtime_dir: cli.runtime_dir,
         })),

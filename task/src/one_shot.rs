@@ -133,5 +133,6 @@ fn worker(config: &Config, input: &Input) -> WorkerSpec {
         ..defaults
     };
     let level = if config.asking.verbosity == Verbosity::Debug { "debug" } else { "info" };
-    WorkerSpec::new(&config.rpc_bin).with_limits(limits).env("TASK_LOG", level)
+    let spec = WorkerSpec::new(&config.rpc_bin).with_limits(limits).with_sandbox(config.sandbox);
+    spec.env("TASK_LOG", level)
 }

@@ -278,7 +278,7 @@ fn open_terminal() -> Result<OwnedFd, Errno> {
 
 fn worker(config: &ServeConfig) -> WorkerSpec {
     let limits = Limits { memory: config.memory, ..Limits::default() };
-    let spec = WorkerSpec::new(&config.rpc_bin).with_limits(limits);
+    let spec = WorkerSpec::new(&config.rpc_bin).with_limits(limits).with_sandbox(config.sandbox);
     // Without the variable its log has no line for an ordinary call, but a summary a minute.
     if config.verbosity >= Verbosity::Verbose { spec.env("TASK_LOG", "debug") } else { spec }
 }

@@ -13,11 +13,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{LazyLock, mpsc};
 use std::thread;
 
+use task_proto::handshake::SandboxMode;
 use task_proto::limits::Limits;
 use tokio::sync::oneshot;
 
-/// Variables that a worker gets from its host's environment; everything else stays behind.
-const INHERITED: [&str; 5] = ["LANG", "LC_ALL", "TZ", "RUST_BACKTRACE", "RUST_LIB_BACKTRACE"];
+/// Variables that a worker gets from its host's environment; everything else stays behind. Rust's backtrace switches do,
+/// too: whoever makes a backtrace opens files, and a worker has none to open.
+const INHERITED: [&str; 3] = ["LANG", "LC_ALL", "TZ"];
 
 /// Which program to run as a worker, and how.
 #[derive(Debug, Clone)]
@@ -26,6 +28,7 @@ pub struct WorkerSpec {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     limits: Limits,
+    sandbox: SandboxMode,
 }
 
 impl WorkerSpec {
@@ -37,6 +40,7 @@ impl WorkerSpec {
             args: Vec::new(),
             env: Vec::new(),
             limits: Limits::default(),
+            sandbox: SandboxMode::default(),
         }
     }
 
@@ -47,8 +51,7 @@ impl WorkerSpec {
         self
     }
 
-    /// With this variable in its environment, of which the host's own gives only the locale, the time zone and
-    /// Rust's backtrace switches.
+    /// With this variable in its environment, of which the host's own gives only the locale and the time zone.
     #[must_use]
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.env.push((name.into(), value.into()));
@@ -59,6 +62,13 @@ impl WorkerSpec {
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// With this asked of its sandbox, in place of best effort.
+    #[must_use]
+    pub fn with_sandbox(mut self, sandbox: SandboxMode) -> Self {
+        self.sandbox = sandbox;
         self
     }
 
@@ -75,6 +85,11 @@ impl WorkerSpec {
     /// The limits that the worker is told.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// What is asked of its sandbox.
+    pub fn sandbox(&self) -> SandboxMode {
+        self.sandbox
     }
 
     /// Starts the worker with `stdin` as its end of the lifeline. Its own process group keeps a terminal's Ctrl-C

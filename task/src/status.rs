@@ -9,7 +9,6 @@ use task_host::control::{CONTROL_SOCKET, Caller, Child, ControlError, Report, St
 use task_host::record::safe_json;
 use task_host::run_dir::Base;
 use task_host::screen::Escaped;
-use task_proto::handshake::Sandbox;
 
 use crate::args::{ControlCall, ControlConfig};
 use crate::ask;
@@ -117,7 +116,7 @@ fn text(report: &Report) -> String {
     for child in &report.draining {
         line("draining", worker(child));
     }
-    line("sandbox", report.sandbox.map_or("-", sandbox).to_owned());
+    line("sandbox", report.sandbox.map_or_else(|| "-".to_owned(), |sandbox| sandbox.to_string()));
     let calls = &report.calls;
     line(
         "calls",
@@ -144,14 +143,6 @@ fn state(state: State) -> &'static str {
         State::Reloading => "serving, its successor is starting",
         State::Waiting => "waiting, a start has failed",
         State::Stopping => "stopping",
-    }
-}
-
-fn sandbox(sandbox: Sandbox) -> &'static str {
-    match sandbox {
-        Sandbox::Full => "full",
-        Sandbox::Partial => "partial",
-        Sandbox::None => "none",
     }
 }
 

@@ -19,7 +19,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, Signal, kill_process};
 use tarpc::client::RpcError;
-use task_proto::handshake::{Answer, HandshakeError, Hello, PROTOCOL, receive_answer, send_hello};
+use task_proto::handshake::{
+    Answer, HandshakeError, Hello, PROTOCOL, SandboxMode, receive_answer, send_hello,
+};
 use task_proto::limits::Limits;
 use task_proto::number::Number;
 use task_proto::scoreboard::{Board, Snapshot};
@@ -164,6 +166,7 @@ impl Host {
             generation: 3,
             socket: self.socket.display().to_string(),
             limits: Limits::default(),
+            sandbox: SandboxMode::default(),
             suspects: Vec::new(),
             condemned: Vec::new(),
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::builder::{FalseyValueParser, PathBufValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use task_proto::handshake::SandboxMode;
 use task_proto::stats::Missing;
 
 use super::amount::{duration, size};
@@ -36,6 +37,9 @@ pub(super) struct Cli {
     /// Memory for numbers: 512M, 4G, or bytes [default: half of what there is]
     #[arg(long, env = "TASK_MEMORY", hide_env = true, value_name = "SIZE", value_parser = size)]
     pub(super) memory: Option<u64>,
+    /// The worker's sandbox: no files, no network; best-effort is what the kernel has of it
+    #[arg(long, env = "TASK_SANDBOX", hide_env = true, value_name = "HOW", default_value = "best-effort", value_parser = sandbox_parser())]
+    pub(super) sandbox: SandboxMode,
     /// The worker's program [default: task-rpc beside task]
     #[arg(long, env = "TASK_RPC_BIN", hide_env = true, value_name = "PATH", value_parser = PathBufValueParser::new())]
     pub(super) rpc_bin: Option<PathBuf>,
@@ -139,6 +143,9 @@ pub(super) struct ServeArgs {
     /// Memory for numbers: 512M, 4G, or bytes [default: half of what there is]
     #[arg(long, env = "TASK_MEMORY", hide_env = true, value_name = "SIZE", value_parser = size)]
     pub(super) memory: Option<u64>,
+    /// The worker's sandbox: no files, no network; best-effort is what the kernel has of it
+    #[arg(long, env = "TASK_SANDBOX", hide_env = true, value_name = "HOW", default_value = "best-effort", value_parser = sandbox_parser())]
+    pub(super) sandbox: SandboxMode,
     /// The worker's program [default: task-rpc beside task]
     #[arg(long, env = "TASK_RPC_BIN", hide_env = true, value_name = "PATH", value_parser = PathBufValueParser::new())]
     pub(super) rpc_bin: Option<PathBuf>,
@@ -180,6 +187,10 @@ pub(super) enum Sub {
     },
     /// Print the manual page (task man | man -l -)
     Man,
+}
+
+fn sandbox_parser() -> impl TypedValueParser<Value = SandboxMode> {
+    PossibleValuesParser::new(SandboxMode::NAMES).try_map(|name| name.parse())
 }
 
 fn missing_parser() -> impl TypedValueParser<Value = Missing> {

@@ -242,6 +242,7 @@ mod tests {
             generation: u64::MAX,
             socket: "\\".repeat(4096),
             limits: task_proto::limits::Limits::default(),
+            sandbox: task_proto::handshake::SandboxMode::default(),
             suspects: blame.suspects(),
             condemned: blame.condemned(),
         };

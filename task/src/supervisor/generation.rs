@@ -37,8 +37,8 @@ pub(super) enum Report {
     Leaving,
     /// It hangs; the autopsy is in the log.
     Sick,
-    /// It shares no protocol with us: what it speaks.
-    Refused([u32; 2]),
+    /// It will not serve us: what it speaks, and why where that is not it.
+    Refused([u32; 2], Option<String>),
     /// Its answer made no sense.
     Malformed(HandshakeError),
     /// There is no process, or none that could be watched.
@@ -105,9 +105,9 @@ impl Generation {
                     // Said twice, it is no news.
                     Ok(Answer::Ready(_)) => {}
                     Ok(Answer::Draining) => self.report(Report::Leaving).await,
-                    Ok(Answer::Refused { protocol }) => {
+                    Ok(Answer::Refused { protocol, reason }) => {
                         listens = false;
-                        self.report(Report::Refused(protocol)).await;
+                        self.report(Report::Refused(protocol, reason)).await;
                     }
                     // It closed its end, which only an exit does: that says more.
                     Err(HandshakeError::Closed | HandshakeError::Io(_)) => listens = false,

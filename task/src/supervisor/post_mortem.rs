@@ -73,6 +73,9 @@ pub enum StartFault {
     /// It shares no protocol with this host.
     #[error("speaks protocols {} to {}, this program {} to {}: install both from one build", .0[0], .0[1], PROTOCOL[0], PROTOCOL[1])]
     Refused([u32; 2]),
+    /// It says why it does not serve: it is told to have a sandbox that cannot be had.
+    #[error("does not serve: {0}")]
+    Unwilling(String),
     /// What it said made no sense.
     #[error("broke the handshake: {0}")]
     Handshake(#[source] HandshakeError),

@@ -177,8 +177,8 @@ impl Service {
                 }
                 Event::Ready(generation)
             }
-            Report::Refused(protocol) => {
-                worker.fault = Some(StartFault::Refused(protocol));
+            Report::Refused(protocol, reason) => {
+                worker.fault = Some(reason.map_or(StartFault::Refused(protocol), StartFault::Unwilling));
                 Event::Refused { generation, hopeless: true }
             }
             Report::Malformed(error) => {
@@ -366,6 +366,7 @@ impl Service {
             generation,
             socket: self.socket.path().display().to_string(),
             limits: self.spec.limits().clone(),
+            sandbox: self.spec.sandbox(),
             suspects,
             condemned: self.blame.condemned(),
         };

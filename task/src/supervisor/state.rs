@@ -107,7 +107,7 @@ pub(super) enum Role {
 pub(super) enum Event {
     /// The worker said that it serves.
     Ready(u64),
-    /// The worker said that it shares no protocol with us (which is hopeless), or something that makes no sense.
+    /// The worker said that it will not serve us (which is hopeless), or something that makes no sense.
     Refused { generation: u64, hopeless: bool },
     /// There is no process: it could not be spawned.
     SpawnFailed { generation: u64, hopeless: bool },

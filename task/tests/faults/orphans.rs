@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::Signal;
-use task_proto::handshake::{Answer, Hello, PROTOCOL, receive_answer, send_hello};
+use task_proto::handshake::{Answer, Hello, PROTOCOL, SandboxMode, receive_answer, send_hello};
 use task_proto::limits::Limits;
 use task_proto::scoreboard::Board;
 
@@ -60,6 +60,7 @@ fn a_worker_ends_with_its_lifeline() {
         generation: 1,
         socket: socket.display().to_string(),
         limits: Limits::default(),
+        sandbox: SandboxMode::default(),
         suspects: Vec::new(),
         condemned: Vec::new(),
     };
