@@ -137,6 +137,9 @@ pub const TOKEN_SHOWN: usize = 64;
 pub const READERS: usize = 256;
 /// Inputs whose numbers a connection keeps for its later calls; the oldest that no call uses goes first.
 pub const INGESTS: usize = 64;
+/// Attachments that a connection has mapped at once; further ones are read. All connections together stay far below the
+/// 65,530 mappings that Linux gives a process.
+pub const MAPPINGS: usize = 64;
 /// Bytes of input read at once: what a connection's cancellation waits for at most.
 pub const INPUT_BLOCK: usize = 256 * 1024;
 /// Modes listed in a reply; all are counted.

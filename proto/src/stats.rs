@@ -54,6 +54,10 @@ pub enum Format {
     /// Decimal numbers between white space or commas.
     #[default]
     Text,
+    /// 64-bit floats, eight bytes each, little-endian. NaN is a missing value.
+    F64,
+    /// 64-bit integers, eight bytes each, little-endian.
+    I64,
 }
 
 /// What to do with a missing value: NaN, `NA`, `null`, an empty field.
@@ -249,7 +253,8 @@ mod tests {
             [Number::Int(i64::MIN), Number::Float(-0.5), Number::Float(f64::INFINITY)].into_iter().collect(),
         );
         let attached = Source::Attached { attached: 3, format: Format::Text };
-        [vec![numbers.clone()], vec![attached.clone()], vec![numbers, attached], vec![]]
+        let raw = [Format::F64, Format::I64].map(|format| Source::Attached { attached: 0, format });
+        [vec![numbers.clone()], vec![attached.clone()], vec![numbers, attached], raw.to_vec(), vec![]]
             .into_iter()
             .flat_map(|sources| {
                 [Missing::Error, Missing::Skip].map(|missing| Query { sources: sources.clone(), missing })
@@ -277,6 +282,17 @@ mod tests {
         let query = Query { sources: vec![attached], missing: Missing::Skip };
         assert_eq!(json(query.clone()), r#"{"attached":0,"format":"text","missing":"skip"}"#);
         assert_eq!(serde_json::from_str::<Query>(r#"{"attached":0,"missing":"skip"}"#).unwrap(), query);
+    }
+
+    #[test]
+    fn formats_have_names_and_one_that_is_unknown_is_refused_with_a_list_of_them() {
+        for (format, name) in [(Format::Text, "text"), (Format::F64, "f64"), (Format::I64, "i64")] {
+            let attached = |name| format!(r#"{{"attached":0,"format":"{name}"}}"#);
+            let query: Query = serde_json::from_str(&attached(name)).unwrap();
+            assert_eq!(query.sources, [Source::Attached { attached: 0, format }]);
+            let error = serde_json::from_str::<Query>(&attached("f32")).unwrap_err().to_string();
+            assert!(error.contains("`f32`") && error.contains(&format!("`{name}`")), "{error}");
+        }
     }
 
     #[test]

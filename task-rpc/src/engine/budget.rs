@@ -30,6 +30,8 @@ struct Account {
 pub struct Lease {
     shared: Arc<Account>,
     bytes: u64,
+    /// What of them was taken in advance.
+    spare: u64,
 }
 
 impl Budget {
@@ -64,7 +66,7 @@ impl Budget {
 
     /// An account that holds nothing yet.
     pub fn lease(&self) -> Lease {
-        Lease { shared: Arc::clone(&self.shared), bytes: 0 }
+        Lease { shared: Arc::clone(&self.shared), bytes: 0, spare: 0 }
     }
 }
 
@@ -74,6 +76,31 @@ impl Lease {
     /// # Errors
     /// `TooLarge`, when the budget has less left, also without what is kept for later calls.
     pub fn grow(&mut self, bytes: u64) -> Result<(), Fault> {
+        let spare = bytes.min(self.spare);
+        self.take(bytes - spare)?;
+        self.spare -= spare;
+        Ok(())
+    }
+
+    /// Takes in advance what [`grow`](Lease::grow) will ask for: input that is known to be too large is refused before
+    /// any of it is read.
+    ///
+    /// # Errors
+    /// As [`grow`](Lease::grow).
+    pub fn reserve(&mut self, bytes: u64) -> Result<(), Fault> {
+        self.take(bytes)?;
+        self.spare += bytes;
+        Ok(())
+    }
+
+    /// Gives back what was reserved and never needed.
+    pub fn settle(&mut self) {
+        self.shared.used.fetch_sub(self.spare, Relaxed);
+        self.bytes -= self.spare;
+        self.spare = 0;
+    }
+
+    fn take(&mut self, bytes: u64) -> Result<(), Fault> {
         if !self.shared.take(bytes) {
             self.shared.shrink();
             if !self.shared.take(bytes) {
@@ -158,6 +185,23 @@ mod tests {
         drop(lease);
         assert_eq!(budget.used(), 40);
         other.grow(60).unwrap();
+    }
+
+    #[test]
+    fn what_was_reserved_is_used_first_and_the_rest_given_back() {
+        let budget = Budget::new(Some(100));
+        let mut lease = budget.lease();
+        lease.reserve(80).unwrap();
+        lease.grow(50).unwrap();
+        assert_eq!((budget.used(), budget.lease().reserve(21).is_err()), (80, true));
+        assert!(lease.grow(51).is_err());
+        lease.grow(40).unwrap();
+        assert_eq!(budget.used(), 90);
+        lease.reserve(5).unwrap();
+        lease.settle();
+        assert_eq!(budget.used(), 90);
+        drop(lease);
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]

@@ -14,6 +14,8 @@ use task_proto::scoreboard::Activity;
 use task_proto::stats::{Format, Query, Source};
 use task_proto::text::Scanner;
 
+use super::map::{Maps, View};
+use super::raw::{self, Raw};
 use super::reader::{Kind, kind, read_file, read_stream};
 use super::shared::{Shared, Work, lock};
 use super::{Budget, Collector, Data, Engine, Lease};
@@ -22,9 +24,16 @@ use super::{Budget, Collector, Data, Engine, Lease};
 #[derive(Debug, Clone)]
 pub struct Ingests {
     engine: Engine,
-    idle: Option<Duration>,
     table: Arc<Table>,
-    claims: Arc<Claims>,
+    reading: Arc<Reading>,
+}
+
+/// What the threads of a connection know that read its inputs.
+#[derive(Debug)]
+struct Reading {
+    idle: Option<Duration>,
+    claims: Claims,
+    maps: Maps,
 }
 
 /// What was read, and is kept for later calls.
@@ -94,7 +103,8 @@ impl Ingests {
     pub fn new(engine: Engine, idle: Option<Duration>) -> Self {
         let table = Arc::default();
         engine.budget.register(&table);
-        Ingests { engine, idle, table, claims: Arc::default() }
+        let reading = Reading { idle, claims: Claims::default(), maps: Maps::default() };
+        Ingests { engine, table, reading: Arc::new(reading) }
     }
 
     /// The query's numbers: read by now, being read for another call, or to be read. `attachment` finds a
@@ -165,7 +175,7 @@ impl Ingests {
     }
 
     fn read(&self, query: Arc<Counted>, descriptors: Vec<Option<Arc<OwnedFd>>>, job: Work<Data>) {
-        let (engine, idle, claims) = (self.engine.clone(), self.idle, Arc::clone(&self.claims));
+        let (engine, reading) = (self.engine.clone(), Arc::clone(&self.reading));
         self.engine.readers.run(job, move |job| {
             let Query { sources, missing } = &query.query;
             let mut collector = Collector::new(&engine.budget, *missing);
@@ -173,7 +183,7 @@ impl Ingests {
                 let several = (sources.len() > 1).then_some(index);
                 match (source, descriptor) {
                     (Source::Attached { format, .. }, Some(descriptor)) => {
-                        collect(&mut collector, descriptor, *format, several, idle, &claims, job)
+                        reading.collect(&mut collector, descriptor, *format, several, job)
                     }
                     (Source::Attached { attached, .. }, None) => Err(no_attachment(*attached)),
                     (Source::Numbers(numbers), _) => {
@@ -207,27 +217,79 @@ pub fn no_attachment(attached: u32) -> Fault {
     Fault::new(FaultKind::NoAttachment, format!("this connection has no attachment {attached}"))
 }
 
-fn collect(
-    collector: &mut Collector,
-    descriptor: &Arc<OwnedFd>,
-    Format::Text: Format,
-    source: Option<usize>,
-    idle: Option<Duration>,
-    claims: &Claims,
-    job: &Work<Data>,
-) -> Result<(), Fault> {
-    let mut scanner = Scanner::default();
-    let take = |block: &[u8]| scanner.push(block, |token, place| collector.token(token, place, source));
-    // A file system that is gone may keep even this waiting.
-    match job.waiting(|| kind(descriptor))? {
-        Kind::File(offset) => read_file(descriptor, offset, job, take)?,
-        Kind::Stream(file_type) => {
-            // Before it waits for bytes that it may not take.
-            drop(claims.check(descriptor)?);
-            read_stream(descriptor, file_type, idle, job, || claims.claim(descriptor), take)?;
+impl Reading {
+    fn collect(
+        &self,
+        collector: &mut Collector,
+        descriptor: &Arc<OwnedFd>,
+        format: Format,
+        source: Option<usize>,
+        job: &Work<Data>,
+    ) -> Result<(), Fault> {
+        // A file system that is gone may keep even this waiting.
+        let kind = job.waiting(|| kind(descriptor))?;
+        match format {
+            Format::Text => {
+                let mut scanner = Scanner::default();
+                let take =
+                    |block: &[u8]| scanner.push(block, |token, place| collector.token(token, place, source));
+                self.blocks(descriptor, kind, job, take)?;
+                scanner.finish(|token, place| collector.token(token, place, source))
+            }
+            Format::F64 => {
+                self.collect_raw(collector, descriptor, kind, Raw::floats(), job, |collector, view| {
+                    collector.mapped_floats(view, &|| job.checkpoint())
+                })
+            }
+            Format::I64 => {
+                self.collect_raw(collector, descriptor, kind, Raw::ints(), job, |collector, view| {
+                    collector.mapped_ints(view);
+                    Ok(())
+                })
+            }
         }
     }
-    scanner.finish(|token, place| collector.token(token, place, source))
+
+    /// Takes the values where they are, or else reads them.
+    fn collect_raw(
+        &self,
+        collector: &mut Collector,
+        descriptor: &Arc<OwnedFd>,
+        kind: Kind,
+        mut raw: Raw,
+        job: &Work<Data>,
+        mapped: impl FnOnce(&mut Collector, View) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        if let Kind::File { offset, size } = kind {
+            let size = size.saturating_sub(offset);
+            raw::check(size)?;
+            if let Some(view) = self.maps.view(descriptor, offset) {
+                return mapped(collector, view);
+            }
+            collector.reserve(size)?;
+        }
+        self.blocks(descriptor, kind, job, |block| raw.push(block, collector))?;
+        raw.finish()
+    }
+
+    /// Reads the input to its end, and hands over its blocks.
+    fn blocks(
+        &self,
+        descriptor: &Arc<OwnedFd>,
+        kind: Kind,
+        job: &Work<Data>,
+        take: impl FnMut(&[u8]) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        match kind {
+            Kind::File { offset, .. } => read_file(descriptor, offset, job, take),
+            Kind::Stream(file_type) => {
+                // Before it waits for bytes that it may not take.
+                drop(self.claims.check(descriptor)?);
+                let claim = || self.claims.claim(descriptor);
+                read_stream(descriptor, file_type, self.idle, job, claim, take)
+            }
+        }
+    }
 }
 
 fn collect_inline(
@@ -259,8 +321,7 @@ fn collect_numbers(
         if index % INLINE_NUMBERS == 0 {
             checkpoint()?;
         }
-        let place = |fault| Fault { column: Some(index as u64 + 1), ..fault };
-        collector.number(number).map_err(place)?;
+        collector.number(number).map_err(|fault| raw::at(fault, index as u64 + 1))?;
     }
     Ok(())
 }

@@ -53,7 +53,7 @@ impl Default for Sum {
 }
 
 impl Sum {
-    /// Adds a block of at most 2³⁰ values, none of them NaN.
+    /// Adds a block of at most 2³⁰ values. NaN adds nothing.
     fn add(&mut self, block: impl Iterator<Item = f64>) {
         for value in block {
             let bits = value.to_bits();

@@ -6,9 +6,11 @@
 
 mod budget;
 mod ingest;
+mod map;
 mod mean;
 mod order;
 mod pool;
+mod raw;
 mod reader;
 mod sequence;
 mod shared;
@@ -84,7 +86,8 @@ impl Data {
     }
 
     fn in_place(&self) -> bool {
-        self.sequence.count() <= INLINE_NUMBERS as u64
+        // What is missing costs a look as well.
+        self.sequence.count() + self.sequence.missing() <= INLINE_NUMBERS as u64
     }
 
     async fn on_a_thread<T: Send + Sync + 'static>(

@@ -106,14 +106,17 @@ fn sorted_runs(sequence: &Sequence, checkpoint: Checkpoint<'_>) -> Result<Vec<Ve
     let blocks: Vec<_> = sequence.blocks().collect();
     let mut runs = Vec::with_capacity(blocks.len().div_ceil(RUN));
     for blocks in blocks.chunks(RUN) {
-        let mut run = Vec::with_capacity(blocks.iter().map(|block| block.len()).sum());
+        let mut run = Vec::with_capacity(blocks.iter().map(|block| block.count()).sum());
         for &block in blocks {
             match block {
                 Block::Int(ints) if sequence.is_float() => {
                     run.extend(ints.iter().map(|&int| key(int as f64)));
                 }
                 Block::Int(ints) => run.extend(ints),
-                Block::Float(floats) => run.extend(floats.iter().copied().map(key)),
+                Block::Float(floats) => {
+                    // Adding zero turns −0 into 0, and changes nothing else.
+                    run.extend(floats.iter().filter(|float| !float.is_nan()).map(|float| key(float + 0.0)));
+                }
             }
         }
         run.sort_unstable();

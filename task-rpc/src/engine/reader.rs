@@ -97,9 +97,10 @@ impl Drop for Core {
 }
 
 /// How an input is read.
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Kind {
-    /// A regular file, from this offset: it can be read again.
-    File(u64),
+    /// A regular file, from this offset, of this size in bytes: it can be read again.
+    File { offset: u64, size: u64 },
     /// Anything else, of this type: what is read is gone.
     Stream(FileType),
 }
@@ -111,7 +112,10 @@ pub(super) enum Kind {
 pub(super) fn kind(input: &OwnedFd) -> Result<Kind, Fault> {
     let stat = rustix::fs::fstat(input).map_err(unreadable)?;
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => rustix::fs::tell(input).map(Kind::File).map_err(unreadable),
+        FileType::RegularFile => {
+            let offset = rustix::fs::tell(input).map_err(unreadable)?;
+            Ok(Kind::File { offset, size: stat.st_size as u64 })
+        }
         FileType::Directory => Err(Fault::new(FaultKind::Unreadable, "the input is a directory")),
         other => Ok(Kind::Stream(other)),
     }

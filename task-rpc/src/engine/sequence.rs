@@ -10,25 +10,31 @@ use task_proto::number::{Number, Token};
 use task_proto::stats::Missing;
 use task_proto::text::Place;
 
-use super::{Budget, Lease};
+use super::map::View;
+use super::{Budget, Checkpoint, Lease};
 
 /// Values of a block: 1 MiB, sorted or summed in about a millisecond.
 const BLOCK: usize = 128 * 1024;
 /// Values of the first block, so that few numbers take little.
 const FIRST_BLOCK: usize = 4096;
 
-/// A sequence that is complete and not empty. It holds no NaN and no −0.
+/// A sequence that is complete and not empty.
 #[derive(Debug)]
 pub struct Sequence {
     ints: Vec<Vec<i64>>,
+    /// Without NaN and −0.
     floats: Vec<Vec<f64>>,
+    mapped_ints: Vec<View>,
+    /// As their owners wrote them. In each there is a number.
+    mapped_floats: Vec<View>,
     count: u64,
     missing: u64,
     warnings: Vec<String>,
-    _lease: Lease,
+    lease: Lease,
 }
 
-/// A block of a sequence. Where a sequence [is float](Sequence::is_float), its integers count as floats.
+/// A block of a sequence. Where a sequence [is float](Sequence::is_float), its integers count as floats. NaN among the
+/// floats is a missing value, and −0 is 0.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Block<'a> {
     Int(&'a [i64]),
@@ -53,20 +59,24 @@ impl Sequence {
 
     /// Whether every value is taken as its nearest `f64`.
     pub fn is_float(&self) -> bool {
-        !self.floats.is_empty()
+        !self.floats.is_empty() || !self.mapped_floats.is_empty()
     }
 
     pub(super) fn blocks(&self) -> impl Iterator<Item = Block<'_>> {
-        let ints = self.ints.iter().map(|block| Block::Int(block));
-        ints.chain(self.floats.iter().map(|block| Block::Float(block)))
+        let ints = self.ints.iter().map(|block| &block[..]);
+        let ints = ints.chain(self.mapped_ints.iter().flat_map(|view| view.ints().chunks(BLOCK)));
+        let floats = self.floats.iter().map(|block| &block[..]);
+        let floats = floats.chain(self.mapped_floats.iter().flat_map(|view| view.floats().chunks(BLOCK)));
+        ints.map(Block::Int).chain(floats.map(Block::Float))
     }
 }
 
 impl Block<'_> {
-    pub(super) fn len(self) -> usize {
+    /// How many numbers.
+    pub(super) fn count(self) -> usize {
         match self {
             Block::Int(ints) => ints.len(),
-            Block::Float(floats) => floats.len(),
+            Block::Float(floats) => floats.iter().filter(|float| !float.is_nan()).count(),
         }
     }
 }
@@ -85,10 +95,12 @@ impl Collector {
         let sequence = Sequence {
             ints: Vec::new(),
             floats: Vec::new(),
+            mapped_ints: Vec::new(),
+            mapped_floats: Vec::new(),
             count: 0,
             missing: 0,
             warnings: Vec::new(),
-            _lease: budget.lease(),
+            lease: budget.lease(),
         };
         Collector { sequence, policy, huge: false }
     }
@@ -128,7 +140,7 @@ impl Collector {
     /// `MissingValue` or `TooLarge`, without a place.
     #[inline]
     pub fn number(&mut self, number: Number) -> Result<(), Fault> {
-        let Sequence { ints, floats, _lease: lease, .. } = &mut self.sequence;
+        let Sequence { ints, floats, lease, .. } = &mut self.sequence;
         match number {
             Number::Int(int) if floats.is_empty() => append(ints, int, lease)?,
             Number::Float(float) if float.is_nan() => return self.missing(),
@@ -139,11 +151,51 @@ impl Collector {
         Ok(())
     }
 
+    /// Takes memory for numbers of so many bytes in advance, before any of them is read.
+    ///
+    /// # Errors
+    /// `TooLarge`.
+    pub(super) fn reserve(&mut self, bytes: u64) -> Result<(), Fault> {
+        self.sequence.lease.reserve(bytes)
+    }
+
+    /// Takes integers where they are.
+    pub(super) fn mapped_ints(&mut self, view: View) {
+        self.sequence.count += view.ints().len() as u64;
+        self.sequence.mapped_ints.push(view);
+    }
+
+    /// Takes floats where they are, where NaN is a missing value.
+    ///
+    /// # Errors
+    /// `MissingValue`, at its position; the checkpoint's.
+    pub(super) fn mapped_floats(&mut self, view: View, checkpoint: Checkpoint<'_>) -> Result<(), Fault> {
+        let mut count = 0;
+        for (index, block) in view.floats().chunks(BLOCK).enumerate() {
+            checkpoint()?;
+            let here = Block::Float(block).count();
+            count += here;
+            if here < block.len() {
+                let first = block.iter().position(|float| float.is_nan()).unwrap_or_default();
+                let position = (index * BLOCK + first + 1) as u64;
+                self.missing().map_err(|fault| Fault { column: Some(position), ..fault })?;
+                self.sequence.missing += (block.len() - here - 1) as u64;
+            }
+        }
+        self.sequence.count += count as u64;
+        // Floats that are all missing make no sequence float.
+        if count > 0 {
+            self.sequence.mapped_floats.push(view);
+        }
+        Ok(())
+    }
+
     /// The sequence.
     ///
     /// # Errors
     /// `EmptyInput`, if there is nothing in it.
-    pub fn finish(self) -> Result<Sequence, Fault> {
+    pub fn finish(mut self) -> Result<Sequence, Fault> {
+        self.sequence.lease.settle();
         match self.sequence {
             Sequence { count: 0, missing: 0, .. } => {
                 Err(Fault::new(FaultKind::EmptyInput, "there are no numbers in the input"))

@@ -1,0 +1,122 @@
+//! Attachments that need not be read: a memfd whose size and content are sealed, and whose pages are all there, is used
+//! where it is. The only unsafe code of the engine.
+#![expect(unsafe_code, reason = "mapping memory and viewing it as numbers")]
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, Weak};
+
+use rustix::fs::SealFlags;
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use task_proto::limits::MAPPINGS;
+
+use super::shared::lock;
+
+/// Without one of them somebody could change a number while it is counted, or take its page away: then reading it is a
+/// SIGBUS.
+const SEALS: SealFlags =
+    SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
+/// The file system of a memfd, if it is not of huge pages, which may not be there when they are read, sealed or not.
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+/// A huge page, the last of which may reach beyond the end of the file.
+const HUGE_PAGE: u64 = 2 * 1024 * 1024;
+
+/// The mappings of one connection: one for each attachment, however many calls and sources name it.
+#[derive(Debug, Default)]
+pub(super) struct Maps(Mutex<Vec<(Weak<OwnedFd>, Weak<Map>)>>);
+
+/// What of a mapping follows an offset. It keeps the mapping alive.
+#[derive(Debug)]
+pub(super) struct View {
+    map: Arc<Map>,
+    first: usize,
+}
+
+/// A whole file, mapped for as long as this lives. Its offset is 0, its length in words that of the file, rounded down.
+#[derive(Debug)]
+struct Map {
+    words: NonNull<[u64]>,
+    bytes: usize,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread, and nobody writes to it.
+unsafe impl Send for Map {}
+// SAFETY: as above.
+unsafe impl Sync for Map {}
+
+impl Maps {
+    /// The whole eight-byte values from this offset to the end of the file. `None`: it has to be read.
+    pub(super) fn view(&self, attachment: &Arc<OwnedFd>, offset: u64) -> Option<View> {
+        let mut maps = lock(&self.0);
+        maps.retain(|(_, map)| map.strong_count() > 0);
+        let attachment_of = Arc::downgrade(attachment);
+        let known = maps.iter().find(|(of, _)| of.ptr_eq(&attachment_of)).and_then(|(_, map)| map.upgrade());
+        let map = match known {
+            Some(map) => map,
+            None if maps.len() >= MAPPINGS => return None,
+            None => {
+                let map = Arc::new(Map::new(attachment)?);
+                maps.push((attachment_of, Arc::downgrade(&map)));
+                map
+            }
+        };
+        let offset = usize::try_from(offset).ok()?;
+        let whole = offset <= map.bytes && offset.is_multiple_of(8) && map.bytes.is_multiple_of(8);
+        whole.then_some(View { map, first: offset / 8 })
+    }
+}
+
+impl View {
+    pub(super) fn ints(&self) -> &[i64] {
+        let words = self.words();
+        // SAFETY: the same memory, for as long. Every bit pattern is an `i64`, of the size and alignment of a `u64`.
+        unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len()) }
+    }
+
+    pub(super) fn floats(&self) -> &[f64] {
+        let words = self.words();
+        // SAFETY: the same memory, for as long. Every bit pattern is an `f64`, of the size and alignment of a `u64`.
+        unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len()) }
+    }
+
+    fn words(&self) -> &[u64] {
+        // SAFETY: the mapping is page-aligned, as long as the slice says and lives as long as `self`. Nobody can write to
+        // the file behind it nor shrink it (sealed before it was mapped), and no page of it is missing: `Map::new`.
+        let words = unsafe { self.map.words.as_ref() };
+        &words[self.first..]
+    }
+}
+
+impl Map {
+    /// Maps it, if that is safe and allocates nothing. Whatever stands against it stands in the way of nothing: the file
+    /// can still be read.
+    fn new(attachment: &OwnedFd) -> Option<Self> {
+        // The values are little-endian.
+        if cfg!(target_endian = "big") || !rustix::fs::fcntl_get_seals(attachment).ok()?.contains(SEALS) {
+            return None;
+        }
+        let stat = rustix::fs::fstat(attachment).ok()?;
+        let (size, pages) = (stat.st_size as u64, stat.st_blocks as u64 * 512);
+        // A page that is not there would be allocated when it is read. More pages than the size needs, as fallocate
+        // makes them beyond the end, would hide missing ones.
+        let there = size <= pages && pages - size < HUGE_PAGE;
+        if !there || rustix::fs::fstatfs(attachment).ok()?.f_type as u64 != TMPFS_MAGIC {
+            return None;
+        }
+        let bytes = usize::try_from(size).ok()?;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
+        let base = unsafe {
+            mmap(std::ptr::null_mut(), bytes, ProtFlags::READ, MapFlags::PRIVATE, attachment.as_fd(), 0)
+        };
+        let words = NonNull::new(base.ok()?.cast())?;
+        Some(Map { words: NonNull::slice_from_raw_parts(words, bytes / 8), bytes })
+    }
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // SAFETY: the address and length are those of the mapping that `new` made, and no reference outlives `self`.
+        // There is nothing to do about a failure.
+        let _ = unsafe { munmap(self.words.as_ptr().cast(), self.bytes) };
+    }
+}
