@@ -263,7 +263,8 @@ impl Reading {
         if let Kind::File { offset, size } = kind {
             let size = size.saturating_sub(offset);
             raw::check(size)?;
-            if let Some(view) = self.maps.view(descriptor, offset) {
+            // Which takes 15 µs for each MiB of it.
+            if let Some(view) = job.waiting(|| self.maps.view(descriptor, offset)) {
                 return mapped(collector, view);
             }
             collector.reserve(size)?;

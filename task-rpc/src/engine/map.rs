@@ -16,10 +16,10 @@ use super::shared::lock;
 /// SIGBUS.
 const SEALS: SealFlags =
     SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
-/// The file system of a memfd, if it is not of huge pages, which may not be there when they are read, sealed or not.
-const TMPFS_MAGIC: u64 = 0x0102_1994;
-/// A huge page, the last of which may reach beyond the end of the file.
-const HUGE_PAGE: u64 = 2 * 1024 * 1024;
+/// Pages that are looked at together.
+const PAGES: usize = 4096;
+/// The size of the smallest pages there are.
+const PAGE: usize = 4096;
 
 /// The mappings of one connection: one for each attachment, however many calls and sources name it.
 #[derive(Debug, Default)]
@@ -95,21 +95,30 @@ impl Map {
         if cfg!(target_endian = "big") || !rustix::fs::fcntl_get_seals(attachment).ok()?.contains(SEALS) {
             return None;
         }
-        let stat = rustix::fs::fstat(attachment).ok()?;
-        let (size, pages) = (stat.st_size as u64, stat.st_blocks as u64 * 512);
-        // A page that is not there would be allocated when it is read. More pages than the size needs, as fallocate
-        // makes them beyond the end, would hide missing ones.
-        let there = size <= pages && pages - size < HUGE_PAGE;
-        if !there || rustix::fs::fstatfs(attachment).ok()?.f_type as u64 != TMPFS_MAGIC {
-            return None;
-        }
-        let bytes = usize::try_from(size).ok()?;
+        let bytes = usize::try_from(rustix::fs::fstat(attachment).ok()?.st_size).ok()?;
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
         let base = unsafe {
             mmap(std::ptr::null_mut(), bytes, ProtFlags::READ, MapFlags::PRIVATE, attachment.as_fd(), 0)
         };
         let words = NonNull::new(base.ok()?.cast())?;
-        Some(Map { words: NonNull::slice_from_raw_parts(words, bytes / 8), bytes })
+        let map = Map { words: NonNull::slice_from_raw_parts(words, bytes / 8), bytes };
+        map.is_there().then_some(map)
+    }
+
+    /// Whether all its pages are in memory, so that none is allocated when it is read. The number of the file's blocks does
+    /// not tell: as many as it lacks may lie beyond its end.
+    fn is_there(&self) -> bool {
+        // Larger pages fill fewer of these.
+        let mut pages = [1; PAGES];
+        (0..self.bytes).step_by(PAGES * PAGE).all(|from| {
+            let bytes = (self.bytes - from).min(PAGES * PAGE);
+            // SAFETY: it reads no memory, and writes a byte for each page of a range which has as many as fit. That range
+            // begins at a page, since the mapping does and `PAGES * PAGE` is a multiple of all sizes of pages.
+            let seen = unsafe {
+                libc::mincore(self.words.as_ptr().byte_add(from).cast(), bytes, pages.as_mut_ptr())
+            };
+            seen == 0 && pages[..bytes.div_ceil(PAGE)].iter().all(|page| page & 1 == 1)
+        })
     }
 }
 
@@ -118,5 +127,38 @@ impl Drop for Map {
         // SAFETY: the address and length are those of the mapping that `new` made, and no reference outlives `self`.
         // There is nothing to do about a failure.
         let _ = unsafe { munmap(self.words.as_ptr().cast(), self.bytes) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use rustix::fs::{MemfdFlags, fcntl_add_seals, memfd_create};
+    use task_proto::fault::{Fault, FaultKind};
+    use task_proto::stats::Missing;
+
+    use super::*;
+    use crate::engine::{Budget, Collector};
+
+    #[test]
+    fn a_cancelled_search_for_missing_values_stops_within_a_block() {
+        let memfd = memfd_create("array", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        for _ in 0..10 {
+            rustix::io::write(&memfd, &vec![0; 1024 * 1024]).unwrap();
+        }
+        fcntl_add_seals(&memfd, SEALS).unwrap();
+        let (maps, memfd) = (Maps::default(), Arc::new(memfd));
+        let looks = |allowed: u32| {
+            let looks = Cell::new(0);
+            let mut collector = Collector::new(&Budget::unlimited(), Missing::Error);
+            let outcome = collector.mapped_floats(maps.view(&memfd, 0).unwrap(), &|| {
+                looks.set(looks.get() + 1);
+                if looks.get() <= allowed { Ok(()) } else { Err(Fault::new(FaultKind::Cancelled, "")) }
+            });
+            (looks.get(), outcome.is_ok())
+        };
+        assert_eq!(looks(3), (4, false));
+        assert_eq!(looks(10), (10, true));
     }
 }
