@@ -65,6 +65,16 @@ pub const CONNECT_BACKOFF_MAX: Duration = Duration::from_millis(100);
 /// For a client to take the reason why its connection is about to be closed.
 pub const NOTICE: Duration = Duration::from_secs(1);
 
+/// For a message from its first byte to its last, while its client is waited for; see [`FRAME_BYTES_PER_SECOND`].
+/// Programs write a message at once: one that does not has stopped, or means to hold a place.
+pub const FRAME_TIME: Duration = Duration::from_secs(5);
+/// For each of these bytes that a message has, it may take a second more: a machine that swaps is no attacker.
+pub const FRAME_BYTES_PER_SECOND: u64 = 64 * 1024;
+/// A timer that is looked at so late says more of this process than of the client that it watches: it runs once more.
+pub const TIMER_LATE: Duration = Duration::from_millis(250);
+/// For a client to take one more byte of replies that wait for it. A stopped one is continued by then, or never.
+pub const UNREAD: Duration = Duration::from_secs(30);
+
 /// Starts that may fail in a row within [`FAILED_STARTS_WITHIN`] before a service gives up.
 pub const FAILED_STARTS: u32 = 5;
 /// See [`FAILED_STARTS`]; for each more that may fail, as much again. And a worker that lived as long has not failed to
@@ -125,6 +135,10 @@ pub const BACKLOG: i32 = 128;
 pub const HANDSHAKE: usize = 64 * 1024;
 /// Descriptors in one control message, each way.
 pub const DESCRIPTORS_PER_MESSAGE: usize = 16;
+/// The id of a JSON-RPC request, in bytes as written: it is kept while the call is in flight, and sent back.
+pub const JSON_ID: usize = 128;
+/// JSON replies that wait to be written, in bytes, before requests are only kept: one more is made at most, of a frame.
+pub const JSON_REPLIES: usize = 8 * 1024;
 /// One read of a connection, in bytes: some hundred small requests, or a 32nd of the largest.
 pub const READ: usize = 32 * 1024;
 /// The path in a socket address, in bytes (`sun_path` without its final zero).
@@ -221,6 +235,10 @@ pub struct Limits {
     pub memory: Option<u64>,
     /// How long a call waits for a byte of its input; `None`: for ever.
     pub input_idle: Option<Duration>,
+    /// How long a message may take from its first byte to its last.
+    pub frame_time: Duration,
+    /// How long replies wait for a client that takes none.
+    pub unread: Duration,
 }
 
 impl Default for Limits {
@@ -233,6 +251,8 @@ impl Default for Limits {
             in_flight: 128,
             memory: None,
             input_idle: Some(Duration::from_secs(30)),
+            frame_time: FRAME_TIME,
+            unread: UNREAD,
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::number::{Number, Token};
 const FIRST: usize = 4096;
 
 /// A list of numbers that remembers whether an integer had to become a float.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct Numbers {
     values: Vec<Number>,
@@ -24,6 +24,14 @@ impl Numbers {
     /// The index of the first integer that was read and is beyond `i64`; in the list it is its nearest `f64`.
     pub fn huge(&self) -> Option<usize> {
         self.huge
+    }
+
+    /// Appends what a token stands for; NaN where it is missing.
+    pub(crate) fn push(&mut self, token: Token) {
+        if matches!(token, Token::HugeInt(_)) {
+            self.huge = self.huge.or(Some(self.values.len()));
+        }
+        self.values.push(token.into());
     }
 }
 
@@ -63,15 +71,12 @@ impl<'de> Visitor<'de> for List {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Numbers, A::Error> {
-        let mut values = Vec::with_capacity(list.size_hint().unwrap_or(0).min(FIRST));
-        let mut huge = None;
-        while let Some(token) = list.next_element::<Token>()? {
-            if matches!(token, Token::HugeInt(_)) {
-                huge = huge.or(Some(values.len()));
-            }
-            values.push(token.into());
+        let values = Vec::with_capacity(list.size_hint().unwrap_or(0).min(FIRST));
+        let mut numbers = Numbers { values, huge: None };
+        while let Some(token) = list.next_element()? {
+            numbers.push(token);
         }
-        Ok(Numbers { values, huge })
+        Ok(numbers)
     }
 }
 

@@ -1,5 +1,7 @@
 //! The service: Mean, Median and Mode of one sequence of numbers, with its requests and replies.
 
+pub mod json;
+
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 

@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tarpc::server::Serve;
 use task_proto::limits::{ACCEPT_BACKOFF, ACCEPT_BACKOFF_MAX, BACKLOG, DRAIN, HEARTBEAT};
+use task_proto::wire::json::Methods;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio::task::{JoinError, JoinSet};
@@ -29,6 +30,7 @@ pub(crate) async fn serve<S>(
     listener: AsyncFd<UnixListener>,
     shared: Rc<Shared>,
     make: impl Fn(&Connection) -> S + 'static,
+    json: Option<Methods<S::Req, S::Resp>>,
     end: impl Future<Output = ()>,
 ) where
     S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone + 'static,
@@ -47,7 +49,7 @@ pub(crate) async fn serve<S>(
         let make = Rc::new(make);
         let seats = Seats::new(shared.limits.connections);
         let welcome = |stream, seat| {
-            let connection = connection::serve(stream, Rc::clone(&shared), Rc::clone(&make), seat);
+            let connection = connection::serve(stream, Rc::clone(&shared), Rc::clone(&make), json, seat);
             let mut connections = connections.borrow_mut();
             while let Some(ended) = connections.try_join_next() {
                 report(ended);

@@ -3,20 +3,20 @@
 use std::error::Error;
 use std::future::{pending, poll_fn};
 use std::io;
-use std::os::fd::AsFd;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use futures::future::FusedFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
-use rustix::net::{Shutdown, shutdown};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tarpc::server::{BaseChannel, Channel, Config, Serve};
 use task_proto::limits::{DRAIN, Limits};
-use task_proto::scoreboard::{ConnectionSlot, Scores};
-use task_proto::wire::{self, Attachments, FdStream, Greeting, Hangup};
+use task_proto::scoreboard::Scores;
+use task_proto::wire::json::Methods;
+use task_proto::wire::{self, Attachments, Dialect, FdStream, Greeting, Hangup, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::sleep;
@@ -49,19 +49,22 @@ pub(crate) struct Shared {
 }
 
 /// What a connection hears that speaks no protocol of this socket.
-const SPOKEN_HERE: &[u8] = b"task-rpc: this socket speaks tarpc in length-delimited frames\n";
+const TARPC_SPOKEN: &[u8] = b"task-rpc: this socket speaks tarpc in length-delimited frames\n";
+/// The same where JSON is spoken, too.
+const BOTH_SPOKEN: &[u8] =
+    b"task-rpc: this socket speaks tarpc in length-delimited frames, and JSON-RPC 2.0, one message a line\n";
 
 /// Serves a connection to its end: EOF and all answers given, the client gone, or told to leave and all answers given.
 pub(crate) async fn serve<S>(
     stream: UnixStream,
     shared: Rc<Shared>,
     make: Rc<impl Fn(&Connection) -> S>,
+    json: Option<Methods<S::Req, S::Resp>>,
     seat: Rc<Seat>,
 ) where
     S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone,
 {
-    let open = Rc::new(shared.scores.connect());
-    if let Err(error) = converse(stream, &shared, &*make, &seat, &open).await {
+    if let Err(error) = begin(stream, &shared, &*make, json, &seat).await {
         // tarpc's own text says only where it failed.
         let cause = error.source().map(tracing::field::display);
         if is_of_a_client_that_left(&*error) {
@@ -83,52 +86,68 @@ fn is_of_a_client_that_left(error: &(dyn Error + 'static)) -> bool {
     })
 }
 
-/// What was sent is still read; the next write of the client fails, so it knows that it was never executed.
-fn shut(socket: impl AsFd) {
-    // It fails only where the client is gone already.
-    let _ = shutdown(socket, Shutdown::Read);
-}
-
-async fn converse<S>(
+/// Hears from the first byte what the client speaks.
+async fn begin<S>(
     stream: UnixStream,
     shared: &Rc<Shared>,
     make: &impl Fn(&Connection) -> S,
+    json: Option<Methods<S::Req, S::Resp>>,
     seat: &Seat,
-    open: &Rc<ConnectionSlot>,
 ) -> Result<(), Box<dyn Error>>
 where
     S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone,
 {
+    let open = Rc::new(shared.scores.connect());
     let mut stream = FdStream::new(stream, shared.limits.attachments);
-    // One for all the loop: a new one in each turn costs as much as all else that the seat needs.
+    // One for all the connection: a new one in each turn costs as much as all else that the seat needs.
     let mut leave = pin!(seat.told_to_leave().fuse());
     let first = tokio::select! {
         first = stream.first_byte() => first?,
         () = &mut leave => {
-            shut(&stream);
+            stream.stop_reading();
             stream.first_byte().await?
         }
     };
-    match first {
-        None => return Ok(()),
-        // The length of a frame below 16 MiB.
-        Some(0) => {}
-        Some(byte) => return Ok(turn_away(stream, byte).await?),
-    }
-    let mut hangup = pin!(Hangup::new(&stream)?);
     let connection = Connection {
         attachments: stream.attachments().clone(),
         limits: Arc::clone(&shared.limits),
         generation: shared.greeting.generation,
     };
-    let service =
-        Observed { service: make(&connection), shared: Rc::clone(shared), connection: Rc::clone(open) };
+    let observed =
+        || Observed { service: make(&connection), shared: Rc::clone(shared), connection: Rc::clone(&open) };
+    match (first, json) {
+        (None, _) => Ok(()),
+        // The length of a frame below 16 MiB.
+        (Some(0), _) => {
+            let mut transport = wire::server(stream, &shared.limits);
+            // Before a request is read: a client that loses its connection without it knows that nothing was
+            // executed. It fits any socket, so nobody is waited for.
+            transport.greet(&Greeting { connection: open.number(), ..shared.greeting.clone() }).await?;
+            converse(transport, observed(), shared, seat, leave).await
+        }
+        (Some(b'{' | b'[' | b' ' | b'\t' | b'\r' | b'\n'), Some(methods)) => {
+            let transport = wire::json_server(stream, &shared.limits, methods);
+            converse(transport, observed(), shared, seat, leave).await
+        }
+        (Some(byte), json) => Ok(turn_away(stream, byte, json.is_some()).await?),
+    }
+}
+
+/// Serves whoever speaks this dialect.
+async fn converse<D, S>(
+    transport: Server<D>,
+    service: Observed<S>,
+    shared: &Shared,
+    seat: &Seat,
+    mut leave: Pin<&mut impl FusedFuture<Output = ()>>,
+) -> Result<(), Box<dyn Error>>
+where
+    D: Dialect<Req = S::Req, Resp = S::Resp>,
+    S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone,
+{
+    let mut hangup = pin!(Hangup::new(&transport)?);
     // Room for every reply that may be under way, so that no handler waits to hand over its own.
     let config = Config { pending_response_buffer: shared.limits.in_flight.max(1) };
-    let mut transport = wire::server(stream, &shared.limits);
-    // Before a request is read: a client that loses its connection without it knows that nothing was executed. It
-    // fits any socket, so nobody is waited for.
-    transport.greet(&Greeting { connection: open.number(), ..shared.greeting.clone() }).await?;
     let mut requests = pin!(BaseChannel::new(config, transport).requests());
     let mut handlers = FuturesUnordered::new();
     let mut left = false;
@@ -141,7 +160,7 @@ where
             // The client is gone: dropping its calls cancels them.
             () = &mut hangup => return Ok(()),
             () = &mut leave => {
-                shut(requests.channel().transport());
+                requests.channel().transport().drain();
                 left = true;
             }
             () = patience => return Err("the client does not take its replies".into()),
@@ -155,17 +174,21 @@ where
                 next
             }) => match request {
                 Some(request) => handlers.push(wire::execute(request?, service.clone())),
-                None => return Ok(()),
+                None => return Ok(requests.channel().transport().farewell()?),
             },
         }
     }
 }
 
 /// Says what is spoken here to a client that speaks something else.
-async fn turn_away(mut stream: FdStream, byte: u8) -> io::Result<()> {
-    tracing::warn!(log.target = "worker", byte, "closed a connection that does not speak tarpc");
-    stream.write_all(SPOKEN_HERE).await?;
-    stream.shutdown().await?;
+async fn turn_away(mut stream: FdStream, byte: u8, json: bool) -> io::Result<()> {
+    let (spoken, said) = if json {
+        (BOTH_SPOKEN, "closed a connection that does not speak tarpc or JSON-RPC")
+    } else {
+        (TARPC_SPOKEN, "closed a connection that does not speak tarpc")
+    };
+    tracing::warn!(log.target = "worker", byte, "{said}");
+    stream.write_all(spoken).await?;
     // A socket closed on unread bytes gives its peer ECONNRESET after the line, and not an end of file.
     let mut unread = [0; 4096];
     while stream.read(&mut unread).now_or_never().transpose()?.is_some_and(|count| count > 0) {}

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
-use task_proto::stats::Stats;
+use task_proto::stats::{Stats, json};
 use task_worker::engine::{Budget, Engine};
 use task_worker::{Worker, WorkerError};
 
@@ -64,5 +64,6 @@ fn usage(kind: ErrorKind, message: &str) -> ! {
 fn serve(worker: Worker) -> Result<(), WorkerError> {
     // Before it serves, as the memory of the machine is read from files.
     let engine = Engine::new(Budget::new(worker.limits().memory));
-    worker.serve("Stats", move |connection| service::Service::new(connection, &engine).serve())
+    let service = move |connection: &_| service::Service::new(connection, &engine).serve();
+    worker.serve_json("Stats", service, json::METHODS)
 }

@@ -14,6 +14,7 @@ use task_proto::handshake::Hello;
 use task_proto::limits::{DRAIN, Limits};
 use task_proto::scoreboard::{Board, Scores};
 use task_proto::wire::Greeting;
+use task_proto::wire::json::Methods;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -38,7 +39,7 @@ pub struct Worker {
 
 #[derive(Debug)]
 enum Mode {
-    Supervised(Start),
+    Supervised(Box<Start>),
     Standalone(Place),
 }
 
@@ -53,7 +54,7 @@ impl Worker {
         supervised::prepare(host)?;
         sys::keep_memory_level();
         let start = supervised::greet()?;
-        Ok(Worker { limits: start.hello.limits.clone(), mode: Mode::Supervised(start) })
+        Ok(Worker { limits: start.hello.limits.clone(), mode: Mode::Supervised(Box::new(start)) })
     }
 
     /// A worker on a socket of its own at this path, which is removed at the end. INT or TERM drains it. A service
@@ -87,9 +88,35 @@ impl Worker {
     where
         S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone + 'static,
     {
+        self.serve_as(name, make, None)
+    }
+
+    /// The same also for clients that speak JSON-RPC, on the same socket: `methods` says what the service looks like to
+    /// them.
+    pub fn serve_json<S>(
+        self,
+        name: &str,
+        make: impl Fn(&Connection) -> S + 'static,
+        methods: Methods<S::Req, S::Resp>,
+    ) -> Result<(), WorkerError>
+    where
+        S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone + 'static,
+    {
+        self.serve_as(name, make, Some(methods))
+    }
+
+    fn serve_as<S>(
+        self,
+        name: &str,
+        make: impl Fn(&Connection) -> S + 'static,
+        json: Option<Methods<S::Req, S::Resp>>,
+    ) -> Result<(), WorkerError>
+    where
+        S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone + 'static,
+    {
         match self.mode {
-            Mode::Supervised(start) => serve_supervised(self.limits, start, name, make),
-            Mode::Standalone(place) => serve_standalone(self.limits, place, name, make),
+            Mode::Supervised(start) => serve_supervised(self.limits, *start, name, make, json),
+            Mode::Standalone(place) => serve_standalone(self.limits, place, name, make, json),
         }
     }
 }
@@ -99,6 +126,7 @@ fn serve_supervised<S>(
     start: Start,
     name: &str,
     make: impl Fn(&Connection) -> S + 'static,
+    json: Option<Methods<S::Req, S::Resp>>,
 ) -> Result<(), WorkerError>
 where
     S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone + 'static,
@@ -121,7 +149,7 @@ where
             supervised::draining();
         };
         // Without a limit of its own: the host knows how long it will wait, and has SIGKILL.
-        accept::serve(listener, Rc::clone(&shared), make, end).await;
+        accept::serve(listener, Rc::clone(&shared), make, json, end).await;
         drained(&shared);
         Ok(())
     })
@@ -132,6 +160,7 @@ fn serve_standalone<S>(
     place: Place,
     name: &str,
     make: impl Fn(&Connection) -> S + 'static,
+    json: Option<Methods<S::Req, S::Resp>>,
 ) -> Result<(), WorkerError>
 where
     S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone + 'static,
@@ -165,7 +194,7 @@ where
             }
         };
         tokio::select! {
-            () = accept::serve(listener, Rc::clone(&shared), make, end) => drained(&shared),
+            () = accept::serve(listener, Rc::clone(&shared), make, json, end) => drained(&shared),
             again = impatience => {
                 if let Some(signal) = again {
                     emulate_default_handler(signal).context("cannot end by the signal")?;

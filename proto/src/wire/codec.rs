@@ -12,38 +12,19 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
-use tarpc::{ServerError, context, trace};
+use tarpc::{ServerError, context};
 use tokio::sync::Semaphore;
 use tokio_serde::{Deserializer, Serializer};
 
+use super::frames::Frames;
 use super::gate::{Gated, Permit};
 use super::message::{ClientMessage, Context, NOTICE_ID, Request, Response, WireError};
+use super::server::{Held, Incoming};
 
-/// What a frame from a client turned into.
-pub(super) enum Incoming<Req> {
-    Request(tarpc::Request<Gated<Req>>),
-    /// A request for which there is no permit; not decoded, because numbers take more room than their encoding.
-    Held(Held),
-    Cancel {
-        trace_context: trace::Context,
-        request_id: u64,
-    },
-}
-
-/// A request that waits for a permit.
-pub(super) struct Held {
-    pub(super) id: u64,
-    /// When the client gives up on it.
-    pub(super) deadline: Instant,
-    arrived: Instant,
+/// A request as it came.
+pub struct Arrived {
+    at: Instant,
     frame: Bytes,
-}
-
-impl Held {
-    /// What it takes of the limit, in bytes.
-    pub(super) fn size(&self) -> usize {
-        self.frame.len() + size_of::<Self>()
-    }
 }
 
 /// The server's half: requests in, replies out.
@@ -62,22 +43,23 @@ impl ServerCodec {
     /// Decodes a request that was held, now that there is a permit for it.
     pub(super) fn admit<Req: DeserializeOwned>(
         &self,
-        held: &Held,
+        held: &Arrived,
         permit: Permit,
-    ) -> io::Result<Incoming<Req>> {
-        Ok(self.incoming(decode(&held.frame)?, held.arrived, permit))
+    ) -> io::Result<Option<tarpc::Request<Gated<Req>>>> {
+        Ok(match decode(&held.frame)? {
+            ClientMessage::Request(request) => Some(self.gated(request, held.at, permit)),
+            ClientMessage::Cancel { .. } => None,
+        })
     }
 
-    fn incoming<Req>(&self, message: Decoded<Req>, arrived: Instant, permit: Permit) -> Incoming<Req> {
-        match message {
-            ClientMessage::Request(Request { context, id, message }) => {
-                let context = context.into_tarpc(arrived, self.template);
-                Incoming::Request(tarpc::Request { context, id, message: Gated::new(message, permit) })
-            }
-            ClientMessage::Cancel { trace_context, request_id } => {
-                Incoming::Cancel { trace_context, request_id }
-            }
-        }
+    fn gated<Req>(
+        &self,
+        Request { context, id, message }: Request<Result<Req, ServerError>>,
+        arrived: Instant,
+        permit: Permit,
+    ) -> tarpc::Request<Gated<Req>> {
+        let context = context.into_tarpc(arrived, self.template);
+        tarpc::Request { context, id, message: Gated::new(message, permit) }
     }
 }
 
@@ -104,18 +86,26 @@ fn decode<Req: DeserializeOwned>(frame: &[u8]) -> io::Result<Decoded<Req>> {
     }
 }
 
-impl<Req: DeserializeOwned> Deserializer<Incoming<Req>> for ServerCodec {
+impl<Req: DeserializeOwned, Resp: Serialize> Deserializer<Incoming<Frames<Req, Resp>>> for ServerCodec {
     type Error = io::Error;
 
-    fn deserialize(self: Pin<&mut Self>, frame: &BytesMut) -> io::Result<Incoming<Req>> {
+    fn deserialize(self: Pin<&mut Self>, frame: &BytesMut) -> io::Result<Incoming<Frames<Req, Resp>>> {
         let arrived = Instant::now();
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
-            return Ok(self.incoming(decode(frame)?, arrived, Permit::new(permit)));
+            return Ok(match decode(frame)? {
+                ClientMessage::Request(request) => {
+                    Incoming::Request(self.gated(request, arrived, Permit::new(permit)))
+                }
+                ClientMessage::Cancel { trace_context, request_id } => {
+                    Incoming::Cancel { trace_context, request_id }
+                }
+            });
         }
         Ok(match decode::<IgnoredAny>(frame)? {
             ClientMessage::Request(Request { context, id, .. }) => {
                 let deadline = context.into_tarpc(arrived, self.template).deadline;
-                Incoming::Held(Held { id, deadline, arrived, frame: Bytes::copy_from_slice(frame) })
+                let body = Arrived { at: arrived, frame: Bytes::copy_from_slice(frame) };
+                Incoming::Held(Held { id, deadline, bytes: frame.len(), body })
             }
             ClientMessage::Cancel { trace_context, request_id } => {
                 Incoming::Cancel { trace_context, request_id }
@@ -198,7 +188,7 @@ fn invalid(reason: String) -> io::Error {
 }
 
 /// At most `limit` bytes of `MessagePack`, or why not.
-fn encode(message: &impl Serialize, limit: usize) -> Result<Bytes, String> {
+pub(super) fn encode(message: &impl Serialize, limit: usize) -> Result<Bytes, String> {
     let mut frame = Capped { bytes: Vec::with_capacity(128), limit, over: false };
     let mut serializer = rmp_serde::Serializer::new(&mut frame).with_struct_map();
     match message.serialize(&mut serializer) {
@@ -209,10 +199,10 @@ fn encode(message: &impl Serialize, limit: usize) -> Result<Bytes, String> {
 }
 
 /// Stops an encoding as soon as it is over the limit.
-struct Capped {
-    bytes: Vec<u8>,
-    limit: usize,
-    over: bool,
+pub(super) struct Capped {
+    pub(super) bytes: Vec<u8>,
+    pub(super) limit: usize,
+    pub(super) over: bool,
 }
 
 impl Write for Capped {

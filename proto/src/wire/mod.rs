@@ -1,24 +1,33 @@
-//! The wire: tarpc in length-delimited frames of `MessagePack` over a Unix socket, for any tarpc trait.
+//! The wire: two dialects of one Unix socket, for any tarpc trait. tarpc in length-delimited frames of `MessagePack`,
+//! and JSON-RPC, one message a line.
 //!
 //! ```text
-//! tarpc's channels ── transport ── tokio_serde::Framed + codec ── LengthDelimitedCodec ── stream ── socket
+//! tarpc's channels ─┬─ client ──────────┬── frames: tokio_serde::Framed + codec + LengthDelimitedCodec ─┬── stream ── socket
+//!                   └─ server: the gate ┴── json: lines ────────────────────────────────────────────────┘
 //! ```
 //!
-//! [`stream`] carries bytes and descriptors, [`codec`] turns frames into tarpc's messages, [`transport`] adds the
-//! gate for calls in flight and the two ends' manners. What stock tarpc does wrong and these must not is in
+//! [`stream`] carries bytes and descriptors, `frames` and [`json`] turn them into tarpc's messages, `server` holds the
+//! gate for calls in flight and the clocks. What stock tarpc does wrong and these must not is in
 //! `tests/wire/faults.rs`, one test each.
 
-pub mod codec;
+mod client;
+mod clocks;
+mod codec;
 mod connect;
+mod frames;
 pub mod gate;
 pub mod hangup;
+pub mod json;
 mod message;
+mod server;
 pub mod stream;
-pub mod transport;
 
+pub use client::{ClientTransport, NEVER_SENT, client};
 pub use connect::{ConnectError, connect, connect_at};
+pub use frames::{Frames, ServerTransport, server};
 pub use gate::{Gated, Permit, execute, serve_gated};
 pub use hangup::Hangup;
+pub use json::{Lines, json_server};
 pub use message::{Greeting, clamped};
+pub use server::{Dialect, Server};
 pub use stream::{Attachments, FdStream, Outgoing};
-pub use transport::{ClientTransport, NEVER_SENT, ServerTransport, client, server};

@@ -8,13 +8,17 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
+use bytes::BytesMut;
+use rustix::fs::fstat;
 use rustix::io::retry_on_intr;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrUnix, getpeername, getsockname, recvmsg, send, sendmsg,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, getpeername, getsockname, recvmsg, send,
+    sendmsg, shutdown,
 };
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
@@ -33,7 +37,10 @@ pub struct FdStream {
     ended: bool,
     /// Why descriptors were refused: the next read says it.
     refused: Option<io::Error>,
+    delivered: u64,
     written: u64,
+    /// Whether the end of reading is our own doing.
+    stopped: AtomicBool,
     attachments: Attachments,
     outgoing: Outgoing,
 }
@@ -47,7 +54,9 @@ impl FdStream {
             unread: 0..0,
             ended: false,
             refused: None,
+            delivered: 0,
             written: 0,
+            stopped: AtomicBool::new(false),
             attachments: Attachments::new(attachments),
             outgoing: Outgoing::default(),
         }
@@ -69,6 +78,18 @@ impl FdStream {
         &self.outgoing
     }
 
+    /// Reads no more than what was sent before: the peer's next write fails.
+    pub fn stop_reading(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        // It fails only where the peer is gone already.
+        let _ = shutdown(self, Shutdown::Read);
+    }
+
+    /// Whether the end of the stream may be of our own making: what comes before it may have been cut off.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
     /// Whether the peer's end of stream was read.
     pub(crate) fn ended(&self) -> bool {
         self.ended
@@ -79,9 +100,29 @@ impl FdStream {
         self.unread.is_empty()
     }
 
+    /// Bytes handed out so far.
+    pub(crate) fn delivered(&self) -> u64 {
+        self.delivered
+    }
+
     /// Bytes written so far.
     pub(crate) fn written(&self) -> u64 {
         self.written
+    }
+
+    /// Appends what has come to a buffer; 0 bytes: the stream has ended.
+    pub(super) fn poll_append(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_fill(cx))?;
+        if let Some(error) = self.refused.take() {
+            return Poll::Ready(Err(error));
+        }
+        let unread = std::mem::replace(&mut self.unread, 0..0);
+        into.extend_from_slice(&self.buffer[unread.clone()]);
+        Poll::Ready(Ok(unread.len()))
     }
 
     /// Ready once there are unread bytes or the stream has ended.
@@ -161,6 +202,7 @@ impl AsyncRead for FdStream {
         let start = self.unread.start;
         buf.put_slice(&self.buffer[start..start + count]);
         self.unread.start += count;
+        self.delivered += count as u64;
         Poll::Ready(Ok(()))
     }
 }
@@ -229,6 +271,15 @@ impl Attachments {
     /// How many descriptors came and were not released.
     pub fn alive(&self) -> usize {
         lock(&self.0).alive.len()
+    }
+
+    /// What those alive lead to: device and inode of each.
+    pub(super) fn identities(&self) -> Vec<(u32, u64, u64)> {
+        let table = lock(&self.0);
+        let identity = |(number, descriptor): (&u32, &Arc<OwnedFd>)| {
+            fstat(descriptor).ok().map(|stat| (*number, stat.st_dev, stat.st_ino))
+        };
+        table.alive.iter().filter_map(identity).collect()
     }
 
     fn add(&self, received: Vec<OwnedFd>) -> io::Result<()> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tarpc::client::RpcError;
 use tarpc::{ServerError, context};
 use task_proto::limits::Limits;
+use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 
 use crate::local;
@@ -110,7 +111,7 @@ fn a_request_that_cannot_be_decoded_is_answered_and_the_connection_goes_on() {
 }
 
 #[test]
-fn a_frame_that_cannot_be_answered_closes_the_connection_with_the_reason() {
+fn a_frame_that_cannot_be_answered_closes_the_connection_with_the_reason_once_all_others_are_answered() {
     local(async {
         for (bytes, reason) in [
             (framed(b"\xc1 is no MessagePack"), "no message of this protocol"),
@@ -119,23 +120,21 @@ fn a_frame_that_cannot_be_answered_closes_the_connection_with_the_reason() {
         ] {
             let (ours, theirs) = UnixStream::pair().unwrap();
             let (handler, mut events) = Handler::new();
-            let end = serve(theirs, &Limits::default(), handler.serve());
+            let end = serve(theirs, &Limits::default(), handler.clone().serve());
             let ours = ours.into_std().unwrap();
             let mut by_hand = ours.try_clone().unwrap();
-            let socket = UnixStream::from_std(ours).unwrap();
-            let client = connect::<ProbeRequest, ProbeResponse>(socket, &Limits::default());
-            let waiting = client.call(within(LONG), ProbeRequest::Wait { name: 1 });
-            let error = soon(async {
-                tokio::join!(waiting, async {
-                    events.recv().await.unwrap();
-                    by_hand.write_all(&bytes).unwrap();
-                })
-            })
-            .await
-            .0
-            .unwrap_err();
-            let told = told(&error);
-            assert!(told.contains("the server closed the connection: ") && told.contains(reason), "{told}");
+            let mut raw = Raw::new(UnixStream::from_std(ours).unwrap());
+            raw.send(request(1, LONG, ProbeRequest::Wait { name: 1 })).await;
+            soon(events.recv()).await.unwrap();
+            by_hand.write_all(&bytes).unwrap();
+            // What came whole before is answered; what comes after it is refused.
+            let refused = async { while raw.0.get_mut().write(&[0]).await.is_ok() {} };
+            soon(refused).await;
+            handler.release.add_permits(1);
+            assert_eq!(raw.reply().await.unwrap().request_id, 1);
+            let notice = raw.reply().await.unwrap();
+            let told = notice.message.unwrap_err().detail;
+            assert!(notice.request_id == u64::MAX && told.contains(reason), "{told}");
             assert!(matches!(soon(end).await.unwrap(), End::Failed));
 
             let (ours, theirs) = UnixStream::pair().unwrap();

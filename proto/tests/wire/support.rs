@@ -120,7 +120,10 @@ where
                 request = requests.next() => match request {
                     Some(Ok(request)) => running.push(wire::execute(request, handler.clone())),
                     Some(Err(_)) => return End::Failed,
-                    None => return End::Served,
+                    None => match requests.channel().transport().farewell() {
+                        Ok(()) => return End::Served,
+                        Err(_) => return End::Failed,
+                    },
                 },
             }
         }

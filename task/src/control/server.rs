@@ -131,7 +131,7 @@ async fn answer(stream: UnixStream, answers: Answers) -> Result<(), Box<dyn std:
                     answers.peer.since.set(Instant::now());
                     handlers.push(wire::execute(request?, answers.clone().serve()));
                 }
-                None => return Ok(()),
+                None => return Ok(requests.channel().transport().farewell()?),
             },
         }
     }

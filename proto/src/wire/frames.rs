@@ -1,0 +1,131 @@
+//! tarpc's dialect: `MessagePack` in length-delimited frames.
+
+use std::error::Error;
+use std::io::{self, ErrorKind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures::{Sink, SinkExt, Stream};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tarpc::{Response, ServerError};
+use tokio::sync::Semaphore;
+use tokio_util::codec::{LengthDelimitedCodec, LengthDelimitedCodecError};
+
+use super::codec::{Arrived, ServerCodec, encode};
+use super::gate::Permit;
+use super::message::{self, GREETING_ID, Greeting, NOTICE_ID, WireError};
+use super::server::{Admitted, Dialect, Held, Incoming, Server};
+use super::stream::FdStream;
+use crate::limits::Limits;
+
+pub(super) type Framed = tokio_util::codec::Framed<FdStream, LengthDelimitedCodec>;
+
+pub(super) fn framed(stream: FdStream, limits: &Limits) -> Framed {
+    LengthDelimitedCodec::builder().max_frame_length(limits.frame).new_framed(stream)
+}
+
+/// The server's end of a connection whose client speaks tarpc. Made within a tokio runtime.
+pub fn server<Req: DeserializeOwned, Resp: Serialize>(
+    stream: FdStream,
+    limits: &Limits,
+) -> ServerTransport<Req, Resp> {
+    let permits = Arc::new(Semaphore::new(limits.in_flight.min(Semaphore::MAX_PERMITS)));
+    let codec = ServerCodec::new(limits.frame, Arc::clone(&permits));
+    let inner = tokio_serde::Framed::new(framed(stream, limits), codec.clone());
+    Server::new(Frames { inner, codec, limit: limits.frame, whole: 0 }, permits, limits)
+}
+
+/// See [`server`].
+pub type ServerTransport<Req, Resp> = Server<Frames<Req, Resp>>;
+
+/// See [`server`].
+pub struct Frames<Req: DeserializeOwned, Resp: Serialize> {
+    inner: tokio_serde::Framed<Framed, Incoming<Self>, Response<Resp>, ServerCodec>,
+    codec: ServerCodec,
+    limit: usize,
+    /// The place in the stream where the last whole frame ends.
+    whole: u64,
+}
+
+impl<Req: DeserializeOwned, Resp: Serialize> Server<Frames<Req, Resp>> {
+    /// Says who serves, before any request is read.
+    pub async fn greet(&mut self, greeting: &Greeting) -> io::Result<()> {
+        let detail = serde_json::to_string(greeting)?;
+        let message = Err(ServerError::new(ErrorKind::Other, detail));
+        self.dialect.inner.send(Response { request_id: GREETING_ID, message }).await
+    }
+}
+
+impl<Req: DeserializeOwned, Resp: Serialize> Dialect for Frames<Req, Resp> {
+    type Req = Req;
+    type Resp = Resp;
+    type Body = Arrived;
+
+    fn stream(&self) -> &FdStream {
+        self.inner.get_ref().get_ref()
+    }
+
+    fn begun(&self) -> u64 {
+        self.stream().delivered() - self.whole
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.inner.get_ref().write_buffer().is_empty()
+    }
+
+    /// tarpc's clients keep their own deadlines, and expect no word of them.
+    fn owes(&self) -> bool {
+        false
+    }
+
+    fn poll_expired(&mut self, _: &mut Context<'_>) -> Poll<u64> {
+        Poll::Pending
+    }
+
+    /// It says nothing by itself.
+    fn poll_room(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Incoming<Self>>>> {
+        let incoming = ready!(Pin::new(&mut self.inner).poll_next(cx));
+        self.whole = self.stream().delivered() - self.inner.get_ref().read_buffer().len() as u64;
+        Poll::Ready(incoming.map(|incoming| {
+            incoming.map_err(|error| {
+                let inner = error.get_ref();
+                if inner.is_some_and(<dyn Error + Send + Sync>::is::<LengthDelimitedCodecError>) {
+                    let reason = format!("a frame is over the limit of {} bytes", self.limit);
+                    return io::Error::new(ErrorKind::InvalidData, reason);
+                }
+                error
+            })
+        }))
+    }
+
+    fn admit(&mut self, held: Held<Arrived>, permit: Permit) -> io::Result<Option<Admitted<Self>>> {
+        self.codec.admit(&held.body, permit)
+    }
+
+    fn notice(&self, reason: &io::Error) -> Vec<u8> {
+        let error = ServerError::new(reason.kind(), reason.to_string());
+        let message = Err(WireError::from(&error));
+        let notice = encode(&message::Response::<()> { request_id: NOTICE_ID, message }, self.limit);
+        // One over the limit would not be read.
+        let notice = notice.unwrap_or_default();
+        [&(notice.len() as u32).to_be_bytes(), &notice[..]].concat()
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_ready(cx)
+    }
+
+    fn start_send(&mut self, reply: Response<Resp>) -> io::Result<()> {
+        Pin::new(&mut self.inner).start_send(reply)
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+}

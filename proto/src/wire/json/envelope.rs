@@ -1,0 +1,241 @@
+//! A request as it is written, without a look at what it means to the service.
+//!
+//! Members are kept as they stand: a number beyond a float is no error of syntax, and an absent id is not a null one.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::time::Duration;
+
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::error::Category;
+use serde_json::value::RawValue;
+
+use super::reply::JsonError;
+use crate::limits::{JSON_ID, NO_DEADLINE};
+use crate::number::{Token, TokenError, parse_token};
+
+/// Which JSON-RPC a request is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Version {
+    /// Without `"jsonrpc"`.
+    One,
+    /// `"jsonrpc":"2.0"`.
+    Two,
+}
+
+/// Whom to answer, and how.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    /// As it was written; `None`: a notification, or not known.
+    pub(super) id: Option<Box<str>>,
+    pub(super) version: Version,
+}
+
+/// A request, with its places in the text that it was read from.
+#[derive(Debug)]
+pub(super) struct Envelope {
+    pub(super) caller: Caller,
+    pub(super) method: Range<usize>,
+    /// None are as good as null.
+    pub(super) params: Option<Range<usize>>,
+    /// Whether they were the only element of a list, as Go sends them.
+    pub(super) positional: bool,
+    pub(super) deadline: Option<Duration>,
+    pub(super) trace_id: Option<u128>,
+}
+
+/// What is no request: whom to tell, if that is known, and why.
+#[derive(Debug)]
+pub(super) struct Unfit {
+    /// The version is `None` where the request does not tell.
+    pub(super) version: Option<Version>,
+    pub(super) id: Option<Box<str>>,
+    /// Whether nobody waits for an answer.
+    pub(super) notification: bool,
+    pub(super) error: JsonError,
+}
+
+/// The members of a request; null is not the same as none, but for the last three.
+#[derive(Deserialize)]
+struct Members<'a> {
+    #[serde(borrow, default, deserialize_with = "present")]
+    jsonrpc: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    id: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    method: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    params: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    deadline_ms: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    trace_id: Option<&'a RawValue>,
+}
+
+/// What Go can say beside the parameters only within them.
+#[derive(Deserialize)]
+struct Options<'a> {
+    #[serde(borrow, default)]
+    deadline_ms: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    trace_id: Option<&'a RawValue>,
+}
+
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// Reads one request.
+pub(super) fn read(text: &str) -> Result<Envelope, Box<Unfit>> {
+    let unfit = |error| Box::new(Unfit { version: None, id: None, notification: false, error });
+    let members: Members<'_> = serde_json::from_str(text).map_err(|error| {
+        unfit(match error.classify() {
+            Category::Data if text.starts_with('{') => JsonError::invalid_request(error.to_string()),
+            Category::Data => JsonError::invalid_request("a request is to be an object"),
+            _ => not_json(&error),
+        })
+    })?;
+    let id = members.id.map(id).transpose();
+    let version = match members.jsonrpc.map(RawValue::get) {
+        None if members.method.is_some() => Some(Version::One),
+        Some("\"2.0\"") => Some(Version::Two),
+        _ => None,
+    };
+    let refused = |id: &Option<Box<str>>, error| {
+        Box::new(Unfit { version, id: id.clone(), notification: false, error })
+    };
+    let id = id.map_err(|error| refused(&None, error))?;
+    let Some(version) = version else {
+        let message = "\"jsonrpc\" is \"2.0\", or is left out beside a \"method\" of JSON-RPC 1.0";
+        return Err(refused(&id, JsonError::invalid_request(message)));
+    };
+    let Some(method) = members.method.filter(|method| method.get().starts_with('"')) else {
+        return Err(refused(&id, JsonError::invalid_request("\"method\" is to be a string")));
+    };
+    // Version 1 has notifications, too: their id is null.
+    let id = id.filter(|id| version == Version::Two || &**id != "null");
+    let notification = id.is_none();
+    let wrong = |error| Box::new(Unfit { version: Some(version), id: id.clone(), notification, error });
+
+    let (params, inner) = parameters(members.params).map_err(wrong)?;
+    let deadline_ms = members.deadline_ms.or(inner.deadline_ms);
+    let deadline = deadline_ms.map(|raw| deadline(raw.get())).transpose().map_err(wrong)?;
+    let trace_id = members.trace_id.or(inner.trace_id);
+    let trace_id = trace_id.map(|raw| trace(raw.get())).transpose().map_err(wrong)?;
+    let place = |raw: &RawValue| {
+        let start = raw.get().as_ptr().addr() - text.as_ptr().addr();
+        start..start + raw.get().len()
+    };
+    Ok(Envelope {
+        method: place(method),
+        positional: params.map(RawValue::get) != members.params.map(RawValue::get),
+        params: params.map(place),
+        deadline,
+        trace_id,
+        caller: Caller { id, version },
+    })
+}
+
+/// The parameters, out of the list of one that they may be in, and what else stands in there.
+fn parameters(params: Option<&RawValue>) -> Result<(Option<&RawValue>, Options<'_>), JsonError> {
+    let none = Options { deadline_ms: None, trace_id: None };
+    let Some(params) = params else { return Ok((None, none)) };
+    match params.get().as_bytes().first() {
+        Some(b'{') => Ok((Some(params), none)),
+        Some(b'[') => {
+            let Ok([only]) = serde_json::from_str::<[&RawValue; 1]>(params.get()) else {
+                return Ok((Some(params), none));
+            };
+            let options = if only.get().starts_with('{') {
+                let told = serde_json::from_str(only.get());
+                told.map_err(|error| JsonError::invalid_params(error.to_string()))?
+            } else {
+                none
+            };
+            Ok((Some(only), options))
+        }
+        _ => Err(JsonError::invalid_params("\"params\" is to be an object, or a list of one")),
+    }
+}
+
+fn id(raw: &RawValue) -> Result<Box<str>, JsonError> {
+    let raw = raw.get();
+    if matches!(raw.as_bytes().first(), Some(b'{' | b'[' | b't' | b'f')) {
+        return Err(JsonError::invalid_request("\"id\" is to be a string, a number or null"));
+    }
+    if raw.len() > JSON_ID {
+        return Err(JsonError::invalid_request(format!("\"id\" is over the limit of {JSON_ID} bytes")));
+    }
+    Ok(raw.into())
+}
+
+/// Milliseconds from now; negative ones have passed, and endless ones are as good as none.
+fn deadline(raw: &str) -> Result<Duration, JsonError> {
+    let milliseconds = match parse_token(raw.as_bytes()) {
+        Ok(Token::Number(number)) => number.to_f64(),
+        Ok(Token::HugeInt(float)) => float,
+        Err(TokenError::OutOfRange) if raw.starts_with('-') => 0.0,
+        Err(TokenError::OutOfRange) => f64::INFINITY,
+        _ => return Err(JsonError::invalid_params("\"deadline_ms\" is to be a number")),
+    };
+    let seconds = (milliseconds / 1e3).clamp(0.0, NO_DEADLINE.as_secs_f64());
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+fn trace(raw: &str) -> Result<u128, JsonError> {
+    let digits = serde_json::from_str::<Cow<'_, str>>(raw).unwrap_or_default();
+    let id = (digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        .then(|| u128::from_str_radix(&digits, 16).ok())
+        .flatten();
+    let wrong = || JsonError::invalid_params("\"trace_id\" is to be a string of 32 hexadecimal digits");
+    id.filter(|id| *id != 0).ok_or_else(wrong)
+}
+
+pub(super) fn not_json(error: &serde_json::Error) -> JsonError {
+    JsonError::parse(format!("not JSON: {error}"))
+}
+
+/// The members of a batch, at most so many.
+///
+/// # Errors
+/// It is no JSON, or no batch.
+pub(super) fn members(text: &str, limit: usize) -> Result<Vec<&RawValue>, JsonError> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let members = deserializer.deserialize_seq(Batch { limit }).and_then(|members| {
+        deserializer.end()?;
+        Ok(members)
+    });
+    let members = members.map_err(|error| not_json(&error))?;
+    match members.len() {
+        0 => Err(JsonError::invalid_request("an empty batch")),
+        count if count > limit => {
+            Err(JsonError::invalid_request(format!("a batch of more than {limit} requests")))
+        }
+        _ => Ok(members),
+    }
+}
+
+/// Keeps one more than the limit.
+struct Batch {
+    limit: usize,
+}
+
+impl<'de> Visitor<'de> for Batch {
+    type Value = Vec<&'de RawValue>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a batch")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::new();
+        while members.len() <= self.limit
+            && let Some(member) = list.next_element()?
+        {
+            members.push(member);
+        }
+        while let Some(IgnoredAny) = list.next_element()? {}
+        Ok(members)
+    }
+}

@@ -1,0 +1,429 @@
+//! JSON-RPC, one message a line: version 2.0, and 1.0 where `"jsonrpc"` is absent.
+//!
+//! Each request, of a batch too, is held as it stands until there is a permit, like tarpc's. What tarpc leaves to its
+//! clients is done here: a deadline is answered when it passes, whatever became of the call. Every reply is made while
+//! the client takes replies; until then requests are read on and held, so that a client that writes all before it
+//! reads is no worse off than tarpc's.
+
+mod envelope;
+mod reply;
+
+use std::borrow::Cow;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, ErrorKind, Write};
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::{Buf, BytesMut};
+use serde_json::value::RawValue;
+use tarpc::trace::{self, SamplingDecision};
+use tarpc::{Response, context};
+use tokio::io::AsyncWrite;
+use tokio::sync::Semaphore;
+use tokio_util::time::DelayQueue;
+use tokio_util::time::delay_queue::Key;
+
+use self::envelope::{Caller, Envelope, Unfit, Version};
+pub use self::reply::JsonError;
+use super::gate::{Gated, Permit};
+use super::server::{Admitted, Dialect, Held, Incoming, Server};
+use super::stream::FdStream;
+use crate::limits::{JSON_REPLIES, Limits, NO_DEADLINE};
+
+/// A service's methods, for clients that speak JSON.
+pub struct Methods<Req, Resp> {
+    /// The request of a method's name and parameters.
+    pub request: fn(&str, Params<'_>) -> Result<Req, JsonError>,
+    /// Writes a reply's result, which is not null.
+    pub reply: fn(Resp, &mut dyn Write) -> Result<(), JsonError>,
+}
+
+impl<Req, Resp> Clone for Methods<Req, Resp> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<Req, Resp> Copy for Methods<Req, Resp> {}
+
+/// A method's parameters.
+#[derive(Debug, Clone, Copy)]
+pub struct Params<'a> {
+    /// As they were written. They are an object or a list, or the only element of one.
+    pub json: Option<&'a RawValue>,
+    /// Whether they were the only element of a list. Such an object may name `deadline_ms` and `trace_id`, too, which are
+    /// no affair of the method.
+    pub positional: bool,
+}
+
+/// The server's end of a connection whose client speaks JSON-RPC. Made within a tokio runtime.
+pub fn json_server<Req, Resp>(
+    stream: FdStream,
+    limits: &Limits,
+    methods: Methods<Req, Resp>,
+) -> Server<Lines<Req, Resp>> {
+    let permits = Arc::new(Semaphore::new(limits.in_flight.min(Semaphore::MAX_PERMITS)));
+    let lines = Lines {
+        stream,
+        methods,
+        template: context::current(),
+        line: limits.frame,
+        batch: limits.in_flight,
+        batched_limit: limits.held,
+        buffer: BytesMut::new(),
+        scanned: 0,
+        ended: false,
+        spoke_one: false,
+        arrived: VecDeque::new(),
+        next: 0,
+        calls: HashMap::new(),
+        batches: HashMap::new(),
+        batched: 0,
+        deadlines: DelayQueue::new(),
+        out: BytesMut::new(),
+    };
+    Server::new(lines, permits, limits)
+}
+
+/// See [`json_server`].
+pub struct Lines<Req, Resp> {
+    stream: FdStream,
+    methods: Methods<Req, Resp>,
+    /// Any context: it has no constructor.
+    template: context::Context,
+    /// The longest line, each way.
+    line: usize,
+    /// The most requests of a batch.
+    batch: usize,
+    /// The most bytes of replies that wait for the rest of their batches.
+    batched_limit: usize,
+    buffer: BytesMut,
+    /// How much of the buffer has no end of a line.
+    scanned: usize,
+    ended: bool,
+    /// An answer without a request would be taken for one to the request with the id 0.
+    spoke_one: bool,
+    /// The requests of the last line, until they are taken.
+    arrived: VecDeque<Held<Body>>,
+    next: u64,
+    /// All that are not answered, by the numbers that they have here.
+    calls: HashMap<u64, Call>,
+    /// Those that are not answered, by the number of their first request.
+    batches: HashMap<u64, Batch>,
+    batched: usize,
+    deadlines: DelayQueue<u64>,
+    out: BytesMut,
+}
+
+/// A request that is not answered.
+struct Call {
+    caller: Caller,
+    /// Whether it is answered though it has no id: nobody can tell whether it was to have one.
+    unfit: bool,
+    batch: Option<u64>,
+    timer: Option<Key>,
+}
+
+struct Batch {
+    replies: Vec<u8>,
+    outstanding: usize,
+}
+
+/// A request that waits for a permit; or what it is to be answered with.
+pub struct Body(Result<Request, JsonError>);
+
+struct Request {
+    text: Box<str>,
+    method: Range<usize>,
+    params: Option<Range<usize>>,
+    positional: bool,
+    deadline: Instant,
+    trace_id: Option<u128>,
+}
+
+impl<Req, Resp> Lines<Req, Resp> {
+    /// The next whole line.
+    fn take_line(&mut self) -> io::Result<Option<BytesMut>> {
+        // What is between messages is no message begun.
+        let blank = self.buffer.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        if blank > 0 {
+            self.buffer.advance(blank);
+            self.scanned = 0;
+        }
+        let end = self.buffer[self.scanned..].iter().position(|byte| *byte == b'\n');
+        let length = end.map_or(self.buffer.len(), |end| self.scanned + end);
+        if length > self.line {
+            let reason = format!("a line is over the limit of {} bytes", self.line);
+            return Err(io::Error::new(ErrorKind::InvalidData, reason));
+        }
+        self.scanned = length;
+        if end.is_none() {
+            return Ok(None);
+        }
+        self.scanned = 0;
+        Ok(Some(self.buffer.split_to(length + 1)))
+    }
+
+    fn read_line(&mut self, line: &[u8]) -> io::Result<()> {
+        let Ok(text) = std::str::from_utf8(line.trim_ascii()) else {
+            return self.refuse(JsonError::parse("not JSON: it is not UTF-8"));
+        };
+        if !text.starts_with('[') {
+            return self.read_request(text, None);
+        }
+        let members = match envelope::members(text, self.batch) {
+            Ok(members) => members,
+            Err(error) => return self.refuse(error),
+        };
+        let number = self.next;
+        self.batches.insert(number, Batch { replies: Vec::new(), outstanding: members.len() });
+        members.into_iter().try_for_each(|member| self.read_request(member.get(), Some(number)))
+    }
+
+    fn refuse(&mut self, error: JsonError) -> io::Result<()> {
+        self.hold_unfit(Unfit { version: None, id: None, notification: false, error }, None)
+    }
+
+    fn read_request(&mut self, text: &str, batch: Option<u64>) -> io::Result<()> {
+        let Envelope { caller, method, params, positional, deadline, trace_id } = match envelope::read(text) {
+            Ok(envelope) => envelope,
+            Err(unfit) => return self.hold_unfit(*unfit, batch),
+        };
+        self.spoke_one |= caller.version == Version::One;
+        if deadline.is_some_and(|deadline| deadline.is_zero()) {
+            let call = Call { caller, unfit: false, batch, timer: None };
+            self.hold(call, 0, Err(JsonError::deadline()));
+            return Ok(());
+        }
+        let timer = deadline.map(|deadline| self.deadlines.insert(self.next, deadline));
+        let deadline = Instant::now() + deadline.unwrap_or(NO_DEADLINE);
+        let request = Request { text: text.into(), method, params, positional, deadline, trace_id };
+        self.hold(Call { caller, unfit: false, batch, timer }, text.len(), Ok(request));
+        Ok(())
+    }
+
+    /// What is no request is answered in its turn, too.
+    fn hold_unfit(&mut self, unfit: Unfit, batch: Option<u64>) -> io::Result<()> {
+        let Unfit { version, id, notification, error } = unfit;
+        self.spoke_one |= version == Some(Version::One);
+        if version.is_none() && self.spoke_one && batch.is_none() {
+            // There is no answer that its client would not take for another.
+            return Err(io::Error::new(ErrorKind::InvalidData, error.message()));
+        }
+        let caller = Caller { id, version: version.unwrap_or(Version::Two) };
+        self.hold(Call { caller, unfit: !notification, batch, timer: None }, 0, Err(error));
+        Ok(())
+    }
+
+    fn hold(&mut self, call: Call, text: usize, request: Result<Request, JsonError>) {
+        let id = self.next;
+        self.next += 1;
+        // Its deadline is the timer's affair.
+        let deadline = Instant::now() + NO_DEADLINE;
+        let bytes = text + size_of::<Call>() + call.caller.id.as_deref().map_or(0, str::len);
+        self.calls.insert(id, call);
+        self.arrived.push_back(Held { id, deadline, bytes, body: Body(request) });
+    }
+
+    /// Answers a request once: later answers are nobody's.
+    fn answer(&mut self, number: u64, reply: impl FnOnce(&Caller, usize) -> Vec<u8>) {
+        let Some(Call { caller, unfit, batch, timer }) = self.calls.remove(&number) else { return };
+        if let Some(timer) = timer {
+            self.deadlines.try_remove(&timer);
+        }
+        let wanted = caller.id.is_some() || unfit;
+        let Some(number) = batch else {
+            if wanted {
+                // With its end of line.
+                self.out.extend_from_slice(&reply(&caller, self.line.saturating_sub(1)));
+                self.out.extend_from_slice(b"\n");
+            }
+            return;
+        };
+        let Some(batch) = self.batches.get_mut(&number) else { return };
+        if wanted {
+            let mut said = reply(&caller, self.line);
+            // Brackets, a comma each, and the end of line.
+            if batch.replies.len() + said.len() + 3 > self.line
+                || self.batched + said.len() > self.batched_limit
+            {
+                said = reply::error(&caller, &JsonError::too_large(self.line));
+            }
+            batch.replies.push(if batch.replies.is_empty() { b'[' } else { b',' });
+            batch.replies.extend_from_slice(&said);
+            self.batched += said.len() + 1;
+        }
+        batch.outstanding -= 1;
+        if batch.outstanding == 0
+            && let Some(Batch { replies, .. }) = self.batches.remove(&number)
+            && !replies.is_empty()
+        {
+            self.batched -= replies.len();
+            self.out.extend_from_slice(&replies);
+            self.out.extend_from_slice(b"]\n");
+        }
+    }
+
+    fn answer_error(&mut self, number: u64, error: &JsonError) {
+        self.answer(number, |caller, _| reply::error(caller, error));
+    }
+
+    /// What the service's request is.
+    fn decode(&self, request: &Request) -> Result<Req, JsonError> {
+        let Request { text, method, params, positional, .. } = request;
+        let method: Cow<'_, str> = serde_json::from_str(&text[method.clone()])
+            .map_err(|error| JsonError::invalid_request(format!("\"method\": {error}")))?;
+        let json = params.clone().map(|place| serde_json::from_str(&text[place])).transpose();
+        let json = json.map_err(|error| JsonError::invalid_params(error.to_string()))?;
+        (self.methods.request)(&method, Params { json, positional: *positional })
+    }
+
+    /// That of a client that gives none: the same for the same request, so that one that workers die of is known again.
+    fn trace_id(&self, Request { text, method, params, .. }: &Request) -> u128 {
+        let params = params.clone().map_or("", |place| &text[place]);
+        let half = |salt: u8| {
+            let mut hasher = DefaultHasher::new();
+            (salt, &text[method.clone()], params).hash(&mut hasher);
+            // Attachments go by numbers, which are the same on every connection: they are what they lead to.
+            if params.contains("attached") {
+                self.stream.attachments().identities().hash(&mut hasher);
+            }
+            u128::from(hasher.finish())
+        };
+        half(0) << 64 | half(1)
+    }
+}
+
+impl<Req, Resp> Dialect for Lines<Req, Resp> {
+    type Req = Req;
+    type Resp = Resp;
+    type Body = Body;
+
+    fn stream(&self) -> &FdStream {
+        &self.stream
+    }
+
+    fn begun(&self) -> u64 {
+        self.buffer.len() as u64
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.calls.is_empty() && self.out.is_empty()
+    }
+
+    fn owes(&self) -> bool {
+        !self.calls.is_empty()
+    }
+
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_ready(cx).map(|_| ())
+    }
+
+    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<u64> {
+        ready!(self.poll_room(cx));
+        match ready!(self.deadlines.poll_expired(cx)) {
+            Some(expired) => {
+                let number = expired.into_inner();
+                self.answer_error(number, &JsonError::deadline());
+                Poll::Ready(number)
+            }
+            None => Poll::Pending,
+        }
+    }
+
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Incoming<Self>>>> {
+        loop {
+            if let Some(held) = self.arrived.pop_front() {
+                return Poll::Ready(Some(Ok(Incoming::Held(held))));
+            }
+            if let Some(line) = self.take_line()? {
+                self.read_line(&line)?;
+                continue;
+            }
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            let Lines { stream, buffer, .. } = self;
+            if ready!(stream.poll_append(cx, buffer))? == 0 {
+                self.ended = true;
+                let rest = self.buffer.split();
+                self.scanned = 0;
+                // A line that we cut off ourselves may have been meant to go on.
+                if !rest.is_empty() && !self.stream.is_stopped() {
+                    self.read_line(&rest)?;
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, held: Held<Body>, permit: Permit) -> io::Result<Option<Admitted<Self>>> {
+        let request = match held.body.0 {
+            Ok(request) => request,
+            Err(error) => {
+                self.answer_error(held.id, &error);
+                return Ok(None);
+            }
+        };
+        let message = match self.decode(&request) {
+            Ok(message) => Gated::new(Ok(message), permit),
+            Err(error) => {
+                self.answer_error(held.id, &error);
+                return Ok(None);
+            }
+        };
+        let mut context = self.template;
+        context.deadline = request.deadline;
+        context.trace_context = trace::Context {
+            trace_id: request.trace_id.unwrap_or_else(|| self.trace_id(&request)).into(),
+            span_id: trace::SpanId::default(),
+            // Whoever gives an id wants to find it in the log.
+            sampling_decision: match request.trace_id {
+                Some(_) => SamplingDecision::Sampled,
+                None => SamplingDecision::Unsampled,
+            },
+        };
+        Ok(Some(tarpc::Request { context, id: held.id, message }))
+    }
+
+    fn notice(&self, reason: &io::Error) -> Vec<u8> {
+        if self.spoke_one {
+            return Vec::new();
+        }
+        let nobody = Caller { id: None, version: Version::Two };
+        let mut notice = reply::error(&nobody, &JsonError::closing(reason));
+        notice.push(b'\n');
+        notice
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.out.len() < JSON_REPLIES {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_flush(cx)
+    }
+
+    fn start_send(&mut self, reply: Response<Resp>) -> io::Result<()> {
+        let Methods { reply: write, .. } = self.methods;
+        match reply.message {
+            Ok(result) => {
+                self.answer(reply.request_id, |caller, limit| {
+                    reply::result(caller, limit, |out| write(result, out))
+                });
+            }
+            Err(error) => self.answer_error(reply.request_id, &JsonError::from(&error)),
+        }
+        Ok(())
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.out.is_empty() {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.out))?;
+            self.out.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
