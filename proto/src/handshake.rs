@@ -79,6 +79,9 @@ pub struct Ready {
     pub pid: u32,
     /// How much of the sandbox is in force.
     pub sandbox: Sandbox,
+    /// What of it this kernel lacks, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lacks: Option<String>,
 }
 
 /// How much of the sandbox is in force.
@@ -340,7 +343,13 @@ mod tests {
     #[test]
     fn answers_come_whole() {
         let (host, worker) = pair();
-        let ready = Ready { protocol: 1, build: "0.1.0".into(), pid: 42, sandbox: Sandbox::Partial };
+        let ready = Ready {
+            protocol: 1,
+            build: "0.1.0".into(),
+            pid: 42,
+            sandbox: Sandbox::Partial,
+            lacks: Some("no Landlock".into()),
+        };
         for answer in [
             Answer::Ready(ready),
             Answer::Refused { protocol: [2, 3], reason: None },

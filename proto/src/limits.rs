@@ -154,6 +154,14 @@ pub const INGESTS: usize = 64;
 /// Attachments that a connection has mapped at once; further ones are read. All connections together stay far below the
 /// 65,530 mappings that Linux gives a process.
 pub const MAPPINGS: usize = 64;
+/// A thread's stack, in bytes: what Rust's standard library gives one.
+pub const STACK: usize = 2 * 1024 * 1024;
+/// Memory that one call may take beside its numbers, in bytes: a request of [`INLINE_NUMBERS`] before and after it is
+/// parsed, and a reply that lists [`MODES_LISTED`].
+pub const CALL_ROOM: usize = 256 * 1024;
+/// Memory of a worker for all that no limit counts, in bytes: itself, its log, what its readers have at hand, and what
+/// the allocator loses.
+pub const WORKER_ROOM: u64 = 256 * 1024 * 1024;
 /// Bytes of input read at once: what a connection's cancellation waits for at most.
 pub const INPUT_BLOCK: usize = 256 * 1024;
 /// Modes listed in a reply; all are counted.

@@ -24,6 +24,12 @@ pub enum WorkerError {
         /// Oldest and newest protocol that the host speaks.
         host: [u32; 2],
     },
+    /// What is asked of the sandbox cannot be had.
+    #[error("{reason}")]
+    Sandbox {
+        /// Why not.
+        reason: String,
+    },
     /// The system refused something.
     #[error("{what}: {cause}")]
     System {
@@ -49,10 +55,10 @@ pub enum WorkerError {
 }
 
 impl WorkerError {
-    /// The exit status that says it: [`EXIT_REFUSED`] where no other build will help, else 1.
+    /// The exit status that says it: [`EXIT_REFUSED`] where another try will not help, else 1.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            WorkerError::Refused { .. } => EXIT_REFUSED.into(),
+            WorkerError::Refused { .. } | WorkerError::Sandbox { .. } => EXIT_REFUSED.into(),
             _ => ExitCode::FAILURE,
         }
     }

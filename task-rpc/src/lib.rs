@@ -33,6 +33,7 @@ mod error;
 mod lifeline;
 mod log;
 mod notify;
+mod sandbox;
 mod seats;
 mod signals;
 mod standalone;
@@ -42,5 +43,6 @@ mod worker;
 
 pub use connection::Connection;
 pub use error::WorkerError;
+pub use task_proto::handshake::SandboxMode;
 pub use task_proto::scoreboard::Progress;
 pub use worker::Worker;

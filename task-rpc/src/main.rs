@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use task_proto::stats::{Stats, json};
 use task_worker::engine::{Budget, Engine};
-use task_worker::{Worker, WorkerError};
+use task_worker::{SandboxMode, Worker, WorkerError};
 
 mod service;
 
@@ -23,6 +24,11 @@ struct Args {
     /// Serve on a new socket at this path; a stale one there is replaced
     #[arg(long, value_name = "PATH", conflicts_with = "supervised")]
     socket: Option<PathBuf>,
+    /// What is asked of the sandbox, in which there are no files, no network and no programs
+    ///
+    /// best-effort, the default, is what the kernel has of it.
+    #[arg(long, env = "TASK_SANDBOX", hide_env = true, value_name = "HOW", value_parser = PossibleValuesParser::new(SandboxMode::NAMES).try_map(|name| name.parse::<SandboxMode>()))]
+    sandbox: Option<SandboxMode>,
     /// Serve under the parent with this pid, which talks on stdin
     #[arg(long, value_name = "PID", hide = true)]
     supervised: Option<u32>,
@@ -30,7 +36,12 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    worker(args).and_then(serve).map_or_else(
+    let sandbox = args.sandbox;
+    let sandboxed = |worker: Worker| match sandbox {
+        Some(mode) => worker.sandbox(mode),
+        None => worker,
+    };
+    worker(args).map(sandboxed).and_then(serve).map_or_else(
         |error| {
             eprintln!("task-rpc: {error}");
             error.exit_code()
@@ -39,7 +50,7 @@ fn main() -> ExitCode {
     )
 }
 
-fn worker(Args { socket, supervised }: Args) -> Result<Worker, WorkerError> {
+fn worker(Args { socket, supervised, .. }: Args) -> Result<Worker, WorkerError> {
     if let Some(host) = supervised {
         return Worker::supervised(host);
     }

@@ -1,7 +1,7 @@
 //! A worker alone: it binds its own socket and takes it away again, or serves one that a service manager gave.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -66,12 +66,20 @@ impl Place {
     }
 }
 
-/// A socket in the file system; it is removed when this is dropped, if it is still the one that was bound.
+/// A socket in the file system; it is removed when this is dropped, if it is still the one that was bound. A sandbox
+/// without Landlock denies that: the next start finds it stale.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     directory: OwnedFd,
     name: PathBuf,
     identity: (u64, u64),
+}
+
+impl SocketFile {
+    /// The directory that it is in.
+    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
 }
 
 /// Binds and listens, with mode 0600. A stale socket is replaced; a live one, and anything else, is refused.

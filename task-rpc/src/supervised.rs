@@ -6,11 +6,12 @@ use rustix::process::{
     Pid, Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
 };
 use rustix::stdio::stdin;
-use task_proto::handshake::{self, Answer, HandshakeError, Heard, Hello, PROTOCOL, Ready, Sandbox};
+use task_proto::handshake::{self, Answer, HandshakeError, Heard, Hello, PROTOCOL, Ready};
 use task_proto::limits::Limits;
 use task_proto::scoreboard::Scores;
 
 use crate::error::{Context, WorkerError};
+use crate::sandbox::InForce;
 use crate::{signals, sys};
 
 /// What the host gave.
@@ -51,14 +52,19 @@ pub(crate) fn greet() -> Result<Start, WorkerError> {
     Ok(Start { hello, protocol, listener, scores })
 }
 
+/// Tells the host, where this worker cannot have the sandbox that it is asked for.
+pub(crate) fn or_refuse<T>(sandbox: Result<T, WorkerError>) -> Result<T, WorkerError> {
+    if let Err(WorkerError::Sandbox { reason }) = &sandbox {
+        let refusal = Answer::Refused { protocol: PROTOCOL, reason: Some(reason.clone()) };
+        handshake::send_answer(stdin(), &refusal)?;
+    }
+    sandbox
+}
+
 /// The handshake's second half: from here on the host counts on this worker.
-pub(crate) fn ready(protocol: u32) -> Result<(), WorkerError> {
-    let ready = Ready {
-        protocol,
-        build: env!("CARGO_PKG_VERSION").into(),
-        pid: std::process::id(),
-        sandbox: Sandbox::None,
-    };
+pub(crate) fn ready(protocol: u32, InForce { sandbox, lacks }: InForce) -> Result<(), WorkerError> {
+    let ready =
+        Ready { protocol, build: env!("CARGO_PKG_VERSION").into(), pid: std::process::id(), sandbox, lacks };
     Ok(handshake::send_answer(stdin(), &Answer::Ready(ready))?)
 }
 

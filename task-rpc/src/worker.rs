@@ -1,6 +1,7 @@
 //! The worker: how it starts, what it serves, how it ends.
 
 use std::future::pending;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -10,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use signal_hook::low_level::emulate_default_handler;
 use tarpc::server::Serve;
-use task_proto::handshake::Hello;
+use task_proto::handshake::{Hello, SandboxMode};
 use task_proto::limits::{DRAIN, Limits};
 use task_proto::scoreboard::{Board, Scores};
 use task_proto::wire::Greeting;
@@ -23,18 +24,21 @@ use tokio::time::timeout;
 
 use crate::blamed::Blamed;
 use crate::connection::{Connection, Shared};
+use crate::engine::Budget;
 use crate::error::{Context, WorkerError};
 use crate::log::CallLevel;
+use crate::notify::Manager;
 use crate::signals::Ends;
-use crate::standalone::Place;
+use crate::standalone::{Place, SocketFile};
 use crate::supervised::Start;
-use crate::{accept, lifeline, log, notify, signals, supervised, sys};
+use crate::{accept, lifeline, log, notify, sandbox, signals, supervised, sys};
 
 /// A process that serves calls: under a host, or alone.
 #[derive(Debug)]
 pub struct Worker {
     limits: Limits,
     mode: Mode,
+    sandbox: Option<SandboxMode>,
 }
 
 #[derive(Debug)]
@@ -54,7 +58,8 @@ impl Worker {
         supervised::prepare(host)?;
         sys::keep_memory_level();
         let start = supervised::greet()?;
-        Ok(Worker { limits: start.hello.limits.clone(), mode: Mode::Supervised(Box::new(start)) })
+        let limits = with_memory(&start.hello.limits);
+        Ok(Worker { limits, mode: Mode::Supervised(Box::new(start)), sandbox: None })
     }
 
     /// A worker on a socket of its own at this path, which is removed at the end. INT or TERM drains it. A service
@@ -74,10 +79,21 @@ impl Worker {
     fn alone(place: Place) -> Result<Self, WorkerError> {
         signals::reset().context("cannot reset signals")?;
         sys::keep_memory_level();
-        Ok(Worker { limits: Limits::default(), mode: Mode::Standalone(place) })
+        let limits = with_memory(&Limits::default());
+        Ok(Worker { limits, mode: Mode::Standalone(place), sandbox: None })
     }
 
-    /// The limits to keep. Read here what is to be read of the system: once it serves, the worker opens no file.
+    /// With this asked of its sandbox. By default a worker is in one as far as the kernel has it, or as its host says:
+    /// once it serves it opens no file and no socket, and starts threads but no program. One that has to is made with
+    /// [`SandboxMode::Off`]; a host that requires a sandbox does without it then.
+    #[must_use]
+    pub fn sandbox(mut self, mode: SandboxMode) -> Self {
+        self.sandbox = Some(mode);
+        self
+    }
+
+    /// The limits to keep, that of memory as a number. Read here what is to be read of the system: once it serves, the
+    /// worker opens no file.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -115,8 +131,8 @@ impl Worker {
         S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone + 'static,
     {
         match self.mode {
-            Mode::Supervised(start) => serve_supervised(self.limits, *start, name, make, json),
-            Mode::Standalone(place) => serve_standalone(self.limits, place, name, make, json),
+            Mode::Supervised(start) => serve_supervised(self.limits, *start, self.sandbox, name, make, json),
+            Mode::Standalone(place) => serve_standalone(self.limits, place, self.sandbox, name, make, json),
         }
     }
 }
@@ -124,6 +140,7 @@ impl Worker {
 fn serve_supervised<S>(
     limits: Limits,
     start: Start,
+    sandbox: Option<SandboxMode>,
     name: &str,
     make: impl Fn(&Connection) -> S + 'static,
     json: Option<Methods<S::Req, S::Resp>>,
@@ -132,7 +149,10 @@ where
     S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone + 'static,
 {
     let calls = log::start(true);
-    // Here the sandbox takes the files away; the lifeline needs none, but its thread must be under it.
+    let mode = sandbox::agreed(start.hello.sandbox, sandbox);
+    let closing = mode.and_then(|mode| sandbox::close_files(mode, &limits, None));
+    let closing = supervised::or_refuse(closing)?;
+    // After the files are closed: its thread is to be without them, too.
     lifeline::watch().context("cannot start the lifeline")?;
     let runtime = runtime()?;
     let Hello { instance, generation, socket, suspects, condemned, .. } = start.hello;
@@ -141,9 +161,10 @@ where
     LocalSet::new().block_on(&runtime, async {
         let mut ends = Ends::of_host().context("cannot hear signals")?;
         let listener = listener(start.listener)?;
-        tracing::info!(log.target = "worker", socket, "serving {name}");
-        // Here the sandbox takes the system calls away.
-        supervised::ready(start.protocol)?;
+        let in_force = supervised::or_refuse(closing.close_calls(listener.get_ref().as_fd()))?;
+        let sandbox = tracing::field::display(in_force.sandbox);
+        tracing::info!(log.target = "worker", socket, sandbox, "serving {name}");
+        supervised::ready(start.protocol, in_force)?;
         let end = async {
             ends.next().await;
             supervised::draining();
@@ -158,6 +179,7 @@ where
 fn serve_standalone<S>(
     limits: Limits,
     place: Place,
+    sandbox: Option<SandboxMode>,
     name: &str,
     make: impl Fn(&Connection) -> S + 'static,
     json: Option<Methods<S::Req, S::Resp>>,
@@ -166,6 +188,7 @@ where
     S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone + 'static,
 {
     let calls = log::start(false);
+    let mode = sandbox::agreed(SandboxMode::default(), sandbox)?;
     supervised::limit_resources(&limits)?;
     let scores =
         Board::create().and_then(|board| Scores::map(board.fd())).context("cannot make the scoreboard")?;
@@ -177,14 +200,23 @@ where
         let mut ends = Ends::of_people().context("cannot hear signals")?;
         let (socket, path, file) = place.listen()?;
         let listener = listener(socket)?;
-        tracing::info!(log.target = "worker", socket = %path.display(), "serving {name}");
-        notify::tell(notify::READY);
+        let manager = Manager::connect();
+        let directory = file.as_ref().map(SocketFile::directory);
+        let in_force =
+            sandbox::close_files(mode, &shared.limits, directory)?.close_calls(listener.get_ref().as_fd())?;
+        if let Some(lacks) = &in_force.lacks {
+            let stays = if file.is_some() { "; the socket file stays at the end" } else { "" };
+            tracing::warn!(log.target = "worker", "sandbox {}: {lacks}{stays}", in_force.sandbox);
+        }
+        let sandbox = tracing::field::display(in_force.sandbox);
+        tracing::info!(log.target = "worker", socket = %path.display(), sandbox, "serving {name}");
+        manager.tell(notify::READY);
         let (told, draining) = oneshot::channel();
         let end = async move {
             ends.next().await;
             // Who connects now is to see at once that nobody serves here.
             drop(file);
-            notify::tell(notify::STOPPING);
+            manager.tell(notify::STOPPING);
             let _ = told.send(ends);
         };
         let impatience = async {
@@ -204,6 +236,11 @@ where
         }
         Ok(())
     })
+}
+
+/// The limit of memory as a number, which only the files of the system tell.
+fn with_memory(limits: &Limits) -> Limits {
+    Limits { memory: Some(Budget::new(limits.memory).limit()), ..limits.clone() }
 }
 
 fn runtime() -> Result<Runtime, WorkerError> {

@@ -71,6 +71,11 @@ static CORES: LazyLock<Cores> = LazyLock::new(|| Cores {
     freed: Condvar::new(),
 });
 
+/// Makes it count them now.
+pub(super) fn count_cores() {
+    LazyLock::force(&CORES);
+}
+
 struct Cores {
     free: Mutex<usize>,
     freed: Condvar,

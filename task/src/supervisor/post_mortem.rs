@@ -7,6 +7,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
+use signal_hook::consts::SIGSYS;
 use signal_hook::low_level::signal_name;
 use task_proto::handshake::{HandshakeError, PROTOCOL};
 use task_proto::limits::HAND_OVER;
@@ -139,6 +140,10 @@ impl fmt::Display for ExitCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             ExitCause::Code(code) => write!(f, "exited {code}"),
+            // The signal alone would tell nobody what to do.
+            ExitCause::Signal(SIGSYS) => f.write_str(
+                "killed by SIGSYS: it made a system call that its sandbox forbids (the kernel's log says which; --sandbox off allows all)",
+            ),
             ExitCause::Signal(signal) => match signal_name(signal) {
                 Some(name) => write!(f, "killed by {name}"),
                 None => write!(f, "killed by signal {signal}"),

@@ -202,6 +202,16 @@ impl Service {
 
     fn welcome(&mut self, generation: u64, ready: Ready, board: Arc<Board>) {
         self.failure = None;
+        if let Some(lacks) = &ready.lacks {
+            let sandbox = ready.sandbox;
+            // A run would say it each time, to whoever reads the mail of a cron job.
+            match self.policy.restart {
+                RestartPolicy::FailedStarts(_) => {
+                    tracing::warn!(generation, "sandbox {sandbox}: {lacks}; all else of it is in force");
+                }
+                RestartPolicy::Deaths(_) => tracing::info!(generation, "sandbox {sandbox}: {lacks}"),
+            }
+        }
         self.status.send_modify(|status| {
             let worker = Running {
                 generation,
