@@ -42,14 +42,14 @@ fn skipping(format: Format) -> Query {
     query([Source::Attached { attached: 0, format }], Missing::Skip)
 }
 
-async fn data(ingests: &Ingests, query: Query, inputs: &[Arc<OwnedFd>]) -> Result<Arc<Data>, Fault> {
+async fn ingested(ingests: &Ingests, query: Query, inputs: &[Arc<OwnedFd>]) -> Result<Arc<Data>, Fault> {
     let data = ingests.data(query, |number| inputs.get(number as usize).cloned());
     tokio::time::timeout(HANG, data).await.expect("it hangs")
 }
 
 /// One attachment, with an engine of its own.
 async fn ask(query: Query, input: impl Into<OwnedFd>) -> Result<Arc<Data>, Fault> {
-    data(&engine(), query, &[Arc::new(input.into())]).await
+    ingested(&engine(), query, &[Arc::new(input.into())]).await
 }
 
 fn floats(values: impl IntoIterator<Item = f64>) -> Vec<u8> {
@@ -209,7 +209,7 @@ proptest! {
                 inputs.extend(input.map(Arc::new));
                 source
             }).collect();
-            let got = data(&engine(), query(sources, missing), &inputs).await;
+            let got = ingested(&engine(), query(sources, missing), &inputs).await;
             assert_eq!(seen(got).await, seen(expected).await);
         });
     }
@@ -221,7 +221,7 @@ async fn what_is_sealed_is_used_where_it_is_and_costs_no_memory() {
     let ingests = Ingests::new(Engine::new(budget.clone()), None);
     let values = 3 * BLOCK + 5;
     let inputs = [Arc::new(memfd("whole", &floats((0..values).map(|value| value as f64)), SEALS))];
-    let data = data(&ingests, one(Format::F64), &inputs).await.unwrap();
+    let data = ingested(&ingests, one(Format::F64), &inputs).await.unwrap();
     assert_eq!(mapped("whole"), 1);
     assert_eq!(data.mean().await.unwrap(), Number::Float((values - 1) as f64 / 2.0));
     assert!(budget.used() < 1000, "{} for the request itself", budget.used());
@@ -285,7 +285,7 @@ async fn holes_are_read_and_stay_holes() {
     {
         let input = Arc::new(sparse(name, size, beyond));
         let blocks = fstat(&input).unwrap().st_blocks;
-        let data = data(&engine(), one(Format::F64), &[Arc::clone(&input)]).await.unwrap();
+        let data = ingested(&engine(), one(Format::F64), &[Arc::clone(&input)]).await.unwrap();
         assert_eq!((data.mean().await.unwrap(), data.sequence().count()), (Number::Float(0.0), size / 8));
         assert_eq!((mapped(name), fstat(&input).unwrap().st_blocks), (0, blocks), "{name}");
     }
@@ -300,7 +300,7 @@ async fn input_that_is_known_to_be_too_large_is_refused_unread() {
     for input in [sparse("terabyte", size, 0), on_disk.into()] {
         let ingests = Ingests::new(Engine::new(budget.clone()), None);
         let input = Arc::new(input);
-        let fault = data(&ingests, one(Format::F64), &[Arc::clone(&input)]).await.unwrap_err();
+        let fault = ingested(&ingests, one(Format::F64), &[Arc::clone(&input)]).await.unwrap_err();
         assert_eq!((fault.kind, fault.source_index, fault.column), (FaultKind::TooLarge, Some(0), None));
         assert!(fault.message.contains("--memory"), "{fault}");
         assert!(budget.used() < 1000, "{}", budget.used());
@@ -344,12 +344,12 @@ async fn raw_values_begin_at_the_current_offset_which_stays_where_it_is() {
         let same = input.as_fd().try_clone_to_owned().unwrap();
         let ingests = engine();
         let inputs = [Arc::new(input)];
-        let data = data(&ingests, one(Format::I64), &inputs).await.unwrap();
+        let data = ingested(&ingests, one(Format::I64), &inputs).await.unwrap();
         assert_eq!((data.sequence().count(), data.mean().await.unwrap()), (2, Number::Float(1.5)));
         assert_eq!(rustix::fs::tell(&same).unwrap(), 16);
         for beyond in [32, 40, 4000] {
             seek(&same, SeekFrom::Start(beyond)).unwrap();
-            let fault = self::data(&ingests, skipping(Format::I64), &inputs).await.unwrap_err();
+            let fault = ingested(&ingests, skipping(Format::I64), &inputs).await.unwrap_err();
             assert_eq!(fault.kind, FaultKind::EmptyInput, "at {beyond}");
         }
     }
@@ -375,10 +375,16 @@ async fn nan_is_missing_at_its_position() {
         assert_eq!(data.mean().await.unwrap(), Number::Float(1.5));
         assert_eq!(data.order().await.unwrap().modes.frequency, sequence.count());
     }
+    let data = ask(skipping(Format::F64), sealed(&floats([f64::NAN, -f64::NAN, 2.0, -f64::NAN, 1.0])))
+        .await
+        .unwrap();
+    let order = data.order().await.unwrap();
+    assert_eq!((order.low, order.high, order.modes.frequency), (1.0.into(), 2.0.into(), 1), "of two numbers");
+
     let few = floats(std::iter::once(1.0).chain(std::iter::repeat_n(f64::NAN, BLOCK)));
     let budget = Budget::new(Some(1 << 30));
     let ingests = Ingests::new(Engine::new(budget.clone()), None);
-    let kept = data(&ingests, skipping(Format::F64), &[Arc::new(file(&few))]).await.unwrap();
+    let kept = ingested(&ingests, skipping(Format::F64), &[Arc::new(file(&few))]).await.unwrap();
     assert!((1..few.len() as u64 / 2).contains(&budget.used()), "what is missing takes no memory");
     drop(kept);
     let nothing = floats([f64::NAN; 3]);
@@ -388,7 +394,7 @@ async fn nan_is_missing_at_its_position() {
         let sources =
             [Format::F64, Format::I64].map(|format| Source::Attached { attached: format as u32 - 1, format });
         let inputs = [sealed(&nothing), sealed(&ints([i64::MAX]))].map(Arc::new);
-        let data = data(&engine(), query(sources, Missing::Skip), &inputs).await.unwrap();
+        let data = ingested(&engine(), query(sources, Missing::Skip), &inputs).await.unwrap();
         assert_eq!(data.order().await.unwrap().low, i64::MAX.into(), "no float makes it float");
     }
 }
@@ -443,7 +449,7 @@ async fn values_may_arrive_in_pieces_of_any_size() {
                 (&writer).write_all(&piece).unwrap();
             }
         });
-        let (data, written) = futures::join!(data(&ingests, one(Format::I64), &inputs), write);
+        let (data, written) = futures::join!(ingested(&ingests, one(Format::I64), &inputs), write);
         written.unwrap();
         let order = data.unwrap().order().await.unwrap();
         assert_eq!((order.low, order.high), (values[24].into(), values[25].into()));
@@ -457,8 +463,8 @@ async fn an_attachment_is_mapped_once_and_a_connection_maps_so_many_at_once() {
     let mut kept = Vec::new();
     for number in 0..=MAPPINGS as u32 {
         let source = || Source::Attached { attached: number, format: Format::I64 };
-        let twice = data(&ingests, query([source(), source()], Missing::Error), &inputs).await.unwrap();
-        let once = data(&ingests, query([source()], Missing::Error), &inputs).await.unwrap();
+        let twice = ingested(&ingests, query([source(), source()], Missing::Error), &inputs).await.unwrap();
+        let once = ingested(&ingests, query([source()], Missing::Error), &inputs).await.unwrap();
         assert_eq!((twice.sequence().count(), once.mean().await.unwrap()), (6, Number::Float(2.0)));
         ingests.release(number);
         kept.extend([twice, once]);
@@ -466,4 +472,6 @@ async fn an_attachment_is_mapped_once_and_a_connection_maps_so_many_at_once() {
     }
     drop(kept);
     assert_eq!(mapped("many"), 0);
+    let again = ingested(&ingests, one(Format::I64), &inputs).await.unwrap();
+    assert_eq!((mapped("many"), again.sequence().count()), (1, 3));
 }

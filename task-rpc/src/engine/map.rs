@@ -142,6 +142,21 @@ mod tests {
     use crate::engine::{Budget, Collector};
 
     #[test]
+    fn only_whole_values_from_a_place_of_a_value_are_used_where_they_are() {
+        let memfd = |bytes| {
+            let memfd = memfd_create("array", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+            rustix::io::write(&memfd, &vec![0; bytes]).unwrap();
+            fcntl_add_seals(&memfd, SEALS).unwrap();
+            Arc::new(memfd)
+        };
+        let values = |memfd: &Arc<OwnedFd>, offset| Some(Maps::default().view(memfd, offset)?.ints().len());
+        let (whole, cut) = (memfd(64), memfd(61));
+        assert_eq!([0, 8, 64].map(|offset| values(&whole, offset)), [Some(8), Some(7), Some(0)]);
+        assert_eq!([5, 65, 72, u64::MAX].map(|offset| values(&whole, offset)), [None; 4]);
+        assert_eq!([0, 5].map(|offset| values(&cut, offset)), [None; 2]);
+    }
+
+    #[test]
     fn a_cancelled_search_for_missing_values_stops_within_a_block() {
         let memfd = memfd_create("array", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
         for _ in 0..10 {

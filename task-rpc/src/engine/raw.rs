@@ -55,26 +55,18 @@ impl Raw {
     /// Says that there is no more.
     ///
     /// # Errors
-    /// As [`check`].
+    /// `NotANumber`, at the position of a value that is cut off.
     pub(super) fn finish(self) -> Result<(), Fault> {
-        check(self.values * WIDTH as u64 + self.begun.len() as u64)
+        let over = self.begun.len();
+        if over == 0 {
+            return Ok(());
+        }
+        let begins = self.values * WIDTH as u64 + 1;
+        let message = format!(
+            "the input's length is no multiple of {WIDTH} bytes: the value that begins at byte {begins} has only {over}"
+        );
+        Err(at(Fault::new(FaultKind::NotANumber, message), self.values + 1))
     }
-}
-
-/// Whether an input of so many bytes consists of whole values.
-///
-/// # Errors
-/// `NotANumber`, at the position of the one that is cut off.
-pub(super) fn check(bytes: u64) -> Result<(), Fault> {
-    let (values, over) = (bytes / WIDTH as u64, bytes % WIDTH as u64);
-    if over == 0 {
-        return Ok(());
-    }
-    let message = format!(
-        "the input is {bytes} bytes long, which is no multiple of {WIDTH}: the value that begins at byte {} has only {over}",
-        bytes - over + 1
-    );
-    Err(at(Fault::new(FaultKind::NotANumber, message), values + 1))
 }
 
 /// The fault, at this position in the list, from 1.
