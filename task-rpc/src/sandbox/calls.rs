@@ -33,7 +33,6 @@ const SERVING: &[c_long] = &[
     libc::SYS_close,
     libc::SYS_lseek,
     libc::SYS_fstat,
-    libc::SYS_fstatfs,
     libc::SYS_splice,
     libc::SYS_pipe2,
     libc::SYS_accept4,
@@ -50,6 +49,7 @@ const SERVING: &[c_long] = &[
     libc::SYS_brk,
     libc::SYS_munmap,
     libc::SYS_mremap,
+    libc::SYS_mincore,
     // Threads and time. A wait that SIGSTOP has interrupted goes on by `restart_syscall`.
     libc::SYS_futex,
     libc::SYS_restart_syscall,
