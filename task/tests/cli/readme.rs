@@ -8,7 +8,7 @@ use crate::invocation::{Home, TASK};
 use crate::screens::{FIRST, SAMPLE, normalised};
 
 const README: &str = include_str!("../../../README.md");
-const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../task-rpc/examples/call.rs");
+const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/rust/call.rs");
 
 /// The code blocks of the README in this language, without their fences.
 fn blocks(language: &str) -> Vec<String> {
@@ -90,7 +90,7 @@ fn the_record_of_the_log_has_the_members_of_a_real_one() {
 fn the_client_that_it_shows_is_the_example_that_is_tested() {
     assert!(
         blocks("rust").contains(&fs::read_to_string(EXAMPLE).unwrap()),
-        "README.md does not have task-rpc/examples/call.rs"
+        "README.md does not have examples/rust/call.rs"
     );
 }
 
