@@ -185,7 +185,7 @@ async fn a_client_that_leaves_is_no_reason_to_warn_and_one_that_breaks_the_proto
     let mut stream = UnixStream::connect(&socket).unwrap();
     stream.write_all(&[0, 0xff, 0xff, 0xff, 0]).unwrap();
     let line = process.wait_for(r#""closed a connection""#);
-    assert!(line.contains(r#""level":"WARN""#) && line.contains(r#""cause":"a frame is over"#), "{line}");
+    assert!(line.contains(r#""level":"WARN""#) && line.contains(r#""error":"a frame is over"#), "{line}");
 }
 
 #[tokio::test]

@@ -180,3 +180,137 @@ fn token(written: &str) -> Result<Token, Fault> {
         Fault::new(kind, format!("\"{}\" is {error}", shown(text.as_bytes())))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::number::Number;
+    use crate::stats::{Mean, Source};
+
+    fn of(method: &str, params: &str, positional: bool) -> Result<StatsRequest, Value> {
+        let json = (!params.is_empty()).then(|| serde_json::from_str(params).unwrap());
+        request(method, Params { json, positional }).map_err(|error| serde_json::to_value(error).unwrap())
+    }
+
+    fn numbers(list: &str) -> Result<Numbers, Value> {
+        match of("mean", &format!("{{\"numbers\":{list}}}"), false)? {
+            StatsRequest::Mean { query } => match &query.sources[..] {
+                [Source::Numbers(numbers)] => Ok(numbers.clone()),
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn numbers_in_a_list_are_exact() {
+        let list = r#"[-9223372036854775808, 9223372036854775807, -0, "-0", 0.1, 1.7976931348623157e308, -0.0,
+            5e-324, 0.30000000000000004, 9007199254740993, "17", "+.5"]"#;
+        let read = numbers(list).unwrap();
+        let [min, max, zero, text, rest @ ..] = &read[..] else { panic!() };
+        let ints = [i64::MIN, i64::MAX, 0, 0].map(Number::Int);
+        assert_eq!([*min, *max, *zero, *text], ints);
+        let [tenth, largest, minus, least, sum, odd, string, half] = rest else { panic!("{rest:?}") };
+        let floats = [0.1, f64::MAX, -0.0, 5e-324, 0.300_000_000_000_000_04];
+        for (number, float) in [tenth, largest, minus, least, sum].into_iter().zip(floats) {
+            assert!(matches!(number, Number::Float(read) if read.to_bits() == float.to_bits()), "{number:?}");
+        }
+        let exact = [9_007_199_254_740_993, 17].map(Number::Int);
+        assert_eq!([*odd, *string, *half], [exact[0], exact[1], Number::Float(0.5)]);
+        assert_eq!(read.huge(), None);
+        for (list, at) in
+            [("[1, 9223372036854775808]", 1), ("[-9223372036854775809]", 0), ("[18446744073709551616]", 0)]
+        {
+            assert_eq!(numbers(list).unwrap().huge(), Some(at), "{list}");
+        }
+        let special = numbers(r#"["Infinity", "-inf", "NaN", null, "NA", ""]"#).unwrap();
+        assert_eq!(special[..2], [f64::INFINITY, f64::NEG_INFINITY].map(Number::Float));
+        assert!(special[2..].iter().all(|number| number.to_f64().is_nan()));
+    }
+
+    #[test]
+    fn what_is_no_number_is_a_fault_that_names_its_position() {
+        for (list, kind, column) in [
+            ("[1, 1e400, 3]", "out_of_range", 2),
+            ("[1, 2, -1e400]", "out_of_range", 3),
+            (r#"["1 2"]"#, "not_a_number", 1),
+            (r#"["\ud800"]"#, "not_a_number", 1),
+            ("[[1], 2]", "not_a_number", 1),
+            ("[true]", "not_a_number", 1),
+            (r#"[1, {"a": []}, 1e400]"#, "not_a_number", 2),
+        ] {
+            let error = numbers(list).unwrap_err();
+            let data = &error["data"];
+            assert_eq!(
+                (&error["code"], &data["kind"], &data["column"]),
+                (&json!(-32000), &json!(kind), &json!(column)),
+                "{list}"
+            );
+            assert_eq!(data["message"], error["message"]);
+        }
+        let inputs = r#"{"inputs":[{"attached":0},{"numbers":[1,"x"]}]}"#;
+        let error = of("mode", inputs, false).unwrap_err();
+        assert_eq!((&error["data"]["source_index"], &error["data"]["column"]), (&json!(1), &json!(2)));
+    }
+
+    #[test]
+    fn methods_have_the_names_that_languages_give_them() {
+        for name in ["mean", "Stats.mean", "Stats.Mean"] {
+            assert!(matches!(of(name, r#"{"numbers":[1]}"#, false), Ok(StatsRequest::Mean { .. })), "{name}");
+        }
+        assert!(matches!(
+            of("Stats.Release", r#"{"attached":3}"#, true),
+            Ok(StatsRequest::Release { attached: 3 })
+        ));
+        for params in ["", "{}", "[]", "[1,2]"] {
+            assert!(matches!(of("ping", params, false), Ok(StatsRequest::Ping {})), "{params}");
+        }
+        for name in ["Mean", "stats.mean", "Stats.Stats.mean", "MEAN", "", "mean "] {
+            assert_eq!(of(name, "{}", false).unwrap_err()["code"], -32601, "{name}");
+        }
+    }
+
+    #[test]
+    fn parameters_that_would_be_overlooked_are_refused() {
+        for params in [
+            "",
+            "[]",
+            "{}",
+            r#"{"numbers":[1],"attached":0}"#,
+            r#"{"number":[1]}"#,
+            r#"{"numbers":"1"}"#,
+            r#"{"numbers":[1],"missing":"maybe"}"#,
+            r#"{"numbers":[1],"deadline_ms":5}"#,
+            r#"{"numbers":[1],"trace_id":null}"#,
+            r#"{"attached":-1}"#,
+            r#"{"attached":0,"format":"csv"}"#,
+        ] {
+            let refused = of("mean", params, false).err().map(|error| error["code"].clone());
+            // A null is as good as nothing.
+            let expected = (!params.contains("null")).then_some(json!(-32602));
+            assert_eq!(refused, expected, "{params}");
+        }
+        assert!(
+            of("mean", r#"{"numbers":[1],"deadline_ms":5,"trace_id":"x"}"#, true).is_ok(),
+            "as Go sends them"
+        );
+    }
+
+    #[test]
+    fn floats_in_results_are_marked_and_what_is_not_finite_is_a_string() {
+        let said = |value: f64| {
+            let mean = Mean { value: value.into(), count: 1, missing: 0, warnings: Vec::new() };
+            let mut out = Vec::new();
+            reply(StatsResponse::Mean(Ok(mean)), &mut out).unwrap();
+            let said = String::from_utf8(out).unwrap();
+            said.split([':', ',']).nth(1).unwrap().to_owned()
+        };
+        assert_eq!([2.0, 0.1, 1e300].map(said), ["2.0", "0.1", "1e+300"]);
+        assert_eq!([f64::NAN, f64::INFINITY, -f64::INFINITY].map(said), ["\"nan\"", "\"inf\"", "\"-inf\""]);
+        let mut out = Vec::new();
+        reply(StatsResponse::Release(Ok(())), &mut out).unwrap();
+        assert_eq!(out, b"true", "null would end Go's connection");
+    }
+}

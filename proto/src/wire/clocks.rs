@@ -47,20 +47,23 @@ impl Begun {
             return Poll::Pending;
         }
         let now = Instant::now();
-        self.since = Some(now);
         let allowed = self.limit + Duration::from_secs(bytes / FRAME_BYTES_PER_SECOND);
-        let end = now + allowed.saturating_sub(self.waited);
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
-        // It ran out at the wish of an earlier turn, of which this one is the late look.
-        let late = now.saturating_duration_since(timer.deadline()) > TIMER_LATE;
-        if late {
+        let looked_late = self.timer.as_ref().is_some_and(|timer| now > timer.deadline() + TIMER_LATE);
+        if self.waited >= allowed && looked_late {
             // We were late ourselves, so the client may have been kept waiting: once more.
-            self.waited = self.waited.min(allowed.saturating_sub(TIMER_LATE));
-            timer.as_mut().reset(now + TIMER_LATE);
-        } else {
-            timer.as_mut().reset(end);
+            self.waited = allowed.saturating_sub(TIMER_LATE);
         }
-        ready!(timer.as_mut().poll(cx));
+        let left = allowed.saturating_sub(self.waited);
+        if !left.is_zero() {
+            self.since = Some(now);
+            let end = now + left;
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
+            timer.as_mut().reset(end);
+            if timer.as_mut().poll(cx).is_ready() {
+                cx.waker().wake_by_ref();
+            }
+            return Poll::Pending;
+        }
         let seconds = allowed.as_secs_f64();
         let reason = format!("a request was begun and did not end within {seconds} s; it was not executed");
         Poll::Ready(io::Error::new(ErrorKind::TimedOut, reason))

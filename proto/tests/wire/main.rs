@@ -3,11 +3,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test; clippy exempts only the test functions themselves")]
 
+mod clocks;
 mod descriptors;
 mod drain;
 mod faults;
 mod gate;
 mod greeting;
+mod json;
+mod json_limits;
 #[expect(unreachable_pub, reason = "pub is for its siblings")]
 mod support;
 

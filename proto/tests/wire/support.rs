@@ -11,7 +11,7 @@ use tarpc::client::{Config, RpcError};
 use tarpc::server::{BaseChannel, Channel as _, Serve};
 use tarpc::{Response, context, trace};
 use task_proto::limits::Limits;
-use task_proto::wire::{self, FdStream, Greeting, Hangup};
+use task_proto::wire::{self, Dialect, FdStream, Greeting, Hangup, Server};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -102,32 +102,40 @@ where
         + Send
         + 'static,
 {
-    let stream = FdStream::new(socket, limits.attachments);
-    let mut hangup = Hangup::new(&stream).unwrap();
-    let mut transport = wire::server(stream, limits);
+    let mut transport = wire::server(FdStream::new(socket, limits.attachments), limits);
     // Local: a `Serve` of any kind need not have a `Send` future.
     tokio::task::spawn_local(async move {
-        if transport.greet(&greeting()).await.is_err() {
-            return End::Failed;
-        }
-        let mut requests = Box::pin(BaseChannel::with_defaults(transport).requests());
-        let mut running = FuturesUnordered::new();
-        loop {
-            tokio::select! {
-                biased;
-                () = &mut hangup => return End::HungUp,
-                Some(()) = running.next() => {}
-                request = requests.next() => match request {
-                    Some(Ok(request)) => running.push(wire::execute(request, handler.clone())),
-                    Some(Err(_)) => return End::Failed,
-                    None => match requests.channel().transport().farewell() {
-                        Ok(()) => return End::Served,
-                        Err(_) => return End::Failed,
-                    },
-                },
-            }
+        match transport.greet(&greeting()).await {
+            Ok(()) => converse(transport, handler).await,
+            Err(_) => End::Failed,
         }
     })
+}
+
+/// Serves the calls of a connection, whatever its client speaks.
+pub async fn converse<D, S>(transport: Server<D>, handler: S) -> End
+where
+    D: Dialect<Req = S::Req, Resp = S::Resp>,
+    S: Serve + Clone,
+{
+    let mut hangup = Hangup::new(&transport).unwrap();
+    let mut requests = Box::pin(BaseChannel::with_defaults(transport).requests());
+    let mut running = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut hangup => return End::HungUp,
+            Some(()) = running.next() => {}
+            request = requests.next() => match request {
+                Some(Ok(request)) => running.push(wire::execute(request, handler.clone())),
+                Some(Err(_)) => return End::Failed,
+                None => match requests.channel().transport().farewell() {
+                    Ok(()) => return End::Served,
+                    Err(_) => return End::Failed,
+                },
+            },
+        }
+    }
 }
 
 pub type Channel<Req, Resp> = tarpc::client::Channel<Req, Resp>;

@@ -239,3 +239,68 @@ impl<'de> Visitor<'de> for Batch {
         Ok(members)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(members: &str) -> Envelope {
+        read(&format!("{{\"jsonrpc\":\"2.0\",\"method\":\"m\"{members}}}")).unwrap()
+    }
+
+    #[test]
+    fn a_null_id_is_an_id_and_an_absent_one_is_none() {
+        let id = |members| of(members).caller.id;
+        assert_eq!(id(""), None);
+        assert_eq!(id(r#","id":null"#).as_deref(), Some("null"));
+        assert_eq!(id(r#","id":  1e400 "#).as_deref(), Some("1e400"));
+    }
+
+    #[test]
+    fn a_deadline_is_never_more_than_a_timer_takes() {
+        let ms = |text: &str| of(&format!(",\"deadline_ms\":{text}")).deadline;
+        for (text, deadline) in [
+            ("null", None),
+            ("0", Some(Duration::ZERO)),
+            ("-0.0", Some(Duration::ZERO)),
+            ("-1e400", Some(Duration::ZERO)),
+            ("1500.5", Some(Duration::from_micros(1_500_500))),
+            ("1e-9", Some(Duration::ZERO)),
+            ("18446744073709551616", Some(NO_DEADLINE)),
+            ("1e308", Some(NO_DEADLINE)),
+            ("1e400", Some(NO_DEADLINE)),
+        ] {
+            assert_eq!(ms(text), deadline, "{text}");
+        }
+        for text in ["\"5\"", "true", "[]", "{}"] {
+            assert!(read(&format!("{{\"method\":\"m\",\"deadline_ms\":{text}}}")).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_one_is_its_element_and_what_else_stands_in_an_object_there_is_heard() {
+        let text = r#"{"method":"m","id":1,"params": [ {"a":1,"deadline_ms":5} ]}"#;
+        let envelope = read(text).unwrap();
+        assert_eq!(&text[envelope.params.unwrap()], r#"{"a":1,"deadline_ms":5}"#);
+        assert_eq!((envelope.deadline, envelope.positional), (Some(Duration::from_millis(5)), true));
+        let text = r#"{"method":"m","params":{"deadline_ms":5}}"#;
+        let envelope = read(text).unwrap();
+        assert_eq!((envelope.deadline, envelope.positional), (None, false));
+        for (params, kept) in
+            [("[1,2]", Some("[1,2]")), ("[]", Some("[]")), ("[7]", Some("7")), ("null", None)]
+        {
+            let text = format!("{{\"method\":\"m\",\"params\":{params}}}");
+            assert_eq!(read(&text).unwrap().params.map(|place| &text[place]), kept, "{params}");
+        }
+    }
+
+    #[test]
+    fn a_trace_id_has_32_digits() {
+        let id = "00000000000000000000000000ab12CD";
+        assert_eq!(of(&format!(",\"trace_id\":\"{id}\"")).trace_id, Some(0x00ab_12cd));
+        for wrong in ["7", "\"\"", "\"+0000000000000000000000000ab12cd\"", &format!("\"{}\"", "0".repeat(32))]
+        {
+            assert!(read(&format!("{{\"method\":\"m\",\"trace_id\":{wrong}}}")).is_err(), "{wrong}");
+        }
+    }
+}

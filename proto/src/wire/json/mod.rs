@@ -194,15 +194,16 @@ impl<Req, Resp> Lines<Req, Resp> {
             Err(unfit) => return self.hold_unfit(*unfit, batch),
         };
         self.spoke_one |= caller.version == Version::One;
+        let timer = deadline.map(|deadline| self.deadlines.insert(self.next, deadline));
+        let call = Call { caller, unfit: false, batch, timer };
         if deadline.is_some_and(|deadline| deadline.is_zero()) {
-            let call = Call { caller, unfit: false, batch, timer: None };
+            // There may be a permit before the timer is looked at.
             self.hold(call, 0, Err(JsonError::deadline()));
             return Ok(());
         }
-        let timer = deadline.map(|deadline| self.deadlines.insert(self.next, deadline));
         let deadline = Instant::now() + deadline.unwrap_or(NO_DEADLINE);
         let request = Request { text: text.into(), method, params, positional, deadline, trace_id };
-        self.hold(Call { caller, unfit: false, batch, timer }, text.len(), Ok(request));
+        self.hold(call, text.len(), Ok(request));
         Ok(())
     }
 
