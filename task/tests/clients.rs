@@ -39,7 +39,7 @@ impl Service {
                 "there is no {name}"
             );
             // Of a test that passes `eprintln!` is not shown.
-            writeln!(std::io::stderr(), "skipped: there is no {name} here").unwrap();
+            std::io::stderr().write_all(format!("skipped: there is no {name} here\n").as_bytes()).unwrap();
             return None;
         }
         let running = home.task(["serve"]).starts(Stdio::piped());
