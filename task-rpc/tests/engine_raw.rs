@@ -457,6 +457,22 @@ async fn values_may_arrive_in_pieces_of_any_size() {
 }
 
 #[tokio::test]
+async fn the_same_bytes_may_be_asked_for_in_another_format_if_they_can_be_read_again() {
+    let bytes = floats([1.0, 2.0]);
+    let [pipe, ..] = streams(&bytes);
+    for (input, again) in [(file(&bytes), true), (sealed(&bytes), true), (pipe, false)] {
+        let (ingests, inputs) = (engine(), [Arc::new(input)]);
+        let floats = ingested(&ingests, one(Format::F64), &inputs).await.unwrap();
+        assert_eq!(floats.mean().await.unwrap(), Number::Float(1.5));
+        match ingested(&ingests, one(Format::I64), &inputs).await {
+            Ok(ints) if again => assert!(!ints.sequence().is_float()),
+            Err(fault) if !again => assert_eq!(fault.kind, FaultKind::InputConsumed),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_attachment_is_mapped_once_and_a_connection_maps_so_many_at_once() {
     let ingests = engine();
     let inputs: Vec<_> = (0..=MAPPINGS).map(|_| Arc::new(memfd("many", &ints([1, 2, 3]), SEALS))).collect();
