@@ -56,6 +56,8 @@ pub const NOTIFY: Duration = Duration::from_millis(100);
 pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(5);
 /// Longest wait after `accept` found no free descriptor.
 pub const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// Between two warnings of the same refusal: whoever is refused may come again at once, and the log is for others too.
+pub const WARNED: Duration = Duration::from_secs(1);
 /// For room in a full backlog: as long as a worker may take to start.
 pub const CONNECT: Duration = START;
 /// First wait after `connect` met a full backlog; it doubles up to [`CONNECT_BACKOFF_MAX`].
@@ -77,9 +79,11 @@ pub const UNREAD: Duration = Duration::from_secs(30);
 
 /// Starts that may fail in a row within [`FAILED_STARTS_WITHIN`] before a service gives up.
 pub const FAILED_STARTS: u32 = 5;
-/// See [`FAILED_STARTS`]; for each more that may fail, as much again. And a worker that lived as long has not failed to
-/// start, even if nobody has called it.
+/// See [`FAILED_STARTS`]; for each more that may fail, as much again.
 pub const FAILED_STARTS_WITHIN: Duration = Duration::from_mins(1);
+/// A worker that lived so long has not failed to start, even if nobody has called it: whatever keeps one from working
+/// shows in its first moments, and one that dies later can be replaced at once without a storm of starts.
+pub const STARTED: Duration = Duration::from_secs(5);
 /// Before the second start after one that failed; it doubles up to [`RESTART_BACKOFF_MAX`]. The first comes at once.
 pub const RESTART_BACKOFF: Duration = Duration::from_millis(200);
 /// The longest wait between two starts: a service comes back within half a minute of whatever kept it down.

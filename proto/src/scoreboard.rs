@@ -307,7 +307,8 @@ impl Latencies {
         Latencies(self.0.iter().zip(&earlier.0).map(|(now, then)| now.saturating_sub(*then)).collect())
     }
 
-    /// The time in µs that this part (0 to 1) of the calls did not exceed, to within a quarter; `None`: no calls.
+    /// A time in µs that this part (0 to 1) of the calls did not exceed, at most a quarter above the least such time;
+    /// `None`: no calls.
     pub fn quantile(&self, part: f64) -> Option<u64> {
         let total = self.0.iter().fold(0, |sum: u64, &count| sum.saturating_add(count));
         let rank = ((total as f64 * part).ceil() as u64).clamp(1, total.max(1));
@@ -316,7 +317,7 @@ impl Latencies {
             seen = seen.saturating_add(count);
             seen >= rank
         })?;
-        Some(Self::floor(bucket))
+        Some(Self::floor(bucket + 1) - 1)
     }
 }
 
@@ -358,9 +359,9 @@ mod tests {
         counts[Latencies::bucket(10)] = 98;
         counts[Latencies::bucket(1_000)] = 2;
         let latencies = Latencies(counts);
-        assert_eq!(latencies.quantile(0.5), Some(10));
-        assert_eq!(latencies.quantile(0.98), Some(10));
-        assert_eq!(latencies.quantile(0.99), Some(896));
+        assert_eq!(latencies.quantile(0.5), Some(11));
+        assert_eq!(latencies.quantile(0.98), Some(11));
+        assert_eq!(latencies.quantile(0.99), Some(1023));
     }
 
     #[test]

@@ -1,18 +1,18 @@
 //! Accepts connections while there is room, and drains them at the end.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tarpc::server::Serve;
-use task_proto::limits::{ACCEPT_BACKOFF, ACCEPT_BACKOFF_MAX, BACKLOG, DRAIN, HEARTBEAT};
+use task_proto::limits::{ACCEPT_BACKOFF, ACCEPT_BACKOFF_MAX, BACKLOG, DRAIN, HEARTBEAT, WARNED};
 use task_proto::wire::json::Methods;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
@@ -21,7 +21,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::connection::{self, Connection, Shared};
 use crate::log;
-use crate::seats::{Seat, Seats};
+use crate::seats::{OverShare, Seat, Seats};
 
 /// Serves what comes through the listener until `end`; then every connection is shut for reading, those that wait in
 /// the backlog too, what was sent before is answered, and the listener is closed (this copy of it: it is never shut
@@ -56,15 +56,16 @@ pub(crate) async fn serve<S>(
             }
             connections.spawn_local(connection);
         };
+        let door = Door { listener, seats, waiting: RefCell::default(), warned: Cell::default() };
         let mut end = pin!(end);
         tokio::select! {
             () = &mut end => {}
-            never = accept(&listener, &seats, &welcome) => match never {},
+            never = door.accept(&welcome) => match never {},
         }
-        seats.close();
+        door.seats.close();
         // With the seats that there are; for more of them it waits as long as a drain may take, as at a hand-over the
         // next generation empties the backlog, too.
-        let _ = timeout(DRAIN, sweep(listener, &seats, &welcome)).await;
+        let _ = timeout(DRAIN, door.sweep(&welcome)).await;
         let mut connections = connections.take();
         while let Some(ended) = connections.join_next().await {
             report(ended);
@@ -77,78 +78,109 @@ pub(crate) async fn serve<S>(
     }
 }
 
-async fn accept(
-    listener: &AsyncFd<UnixListener>,
-    seats: &Rc<Seats>,
-    welcome: &impl Fn(UnixStream, Rc<Seat>),
-) -> Infallible {
-    let mut backoff = Backoff::default();
-    loop {
-        // Before `accept`: whom there is no room for waits in the backlog, not in an open connection.
-        let seat = seats.take(waited_for(listener)).await;
-        let accepted = loop {
-            match listener
-                .readable()
-                .await
-                .map(|mut ready| ready.try_io(|listener| listener.get_ref().accept()))
+/// The way in.
+struct Door {
+    listener: AsyncFd<UnixListener>,
+    seats: Rc<Seats>,
+    /// Who has been accepted and has no seat yet. Whose process it is, is known only then, and decides whether others
+    /// must make room.
+    waiting: RefCell<Option<Guest>>,
+    /// When it was last told of a process that wants more than its share.
+    warned: Cell<Option<Instant>>,
+}
+
+struct Guest {
+    stream: UnixStream,
+    pid: i32,
+}
+
+impl Door {
+    async fn accept(&self, welcome: &impl Fn(UnixStream, Rc<Seat>)) -> Infallible {
+        let mut backoff = Backoff::default();
+        loop {
+            // A readiness that nobody uses is asked for again: it fails only where the runtime ends.
+            let accepted = match self.listener.readable().await {
+                Ok(mut ready) => ready.try_io(|listener| listener.get_ref().accept()),
+                Err(error) => Ok(Err(error)),
+            };
+            match accepted {
+                Ok(Ok((stream, _))) => {
+                    backoff = Backoff::default();
+                    let Some(guest) = identified(stream) else { continue };
+                    let pid = guest.pid;
+                    self.waiting.replace(Some(guest));
+                    let seat = self.seats.take(pid).await;
+                    let Some(guest) = self.waiting.take() else { continue };
+                    match seat {
+                        Ok(seat) => welcome(guest.stream, seat),
+                        Err(over) => self.refuse(&guest, &over),
+                    }
+                }
+                Ok(Err(error)) => backoff.wait(&error).await,
+                Err(_would_block) => {}
+            }
+        }
+    }
+
+    /// Accepts what was in the backlog when the drain began: nobody else might. Who connects from then on is left
+    /// alone, but for the few that come before the backlog is seen empty.
+    async fn sweep(self, welcome: &impl Fn(UnixStream, Rc<Seat>)) {
+        let Door { listener, seats, waiting, .. } = self;
+        let listener = listener.into_inner();
+        let mut guest = waiting.take();
+        let mut backoff = Backoff::default();
+        let mut left = BACKLOG + 1;
+        loop {
+            if let Some(guest) = guest.take()
+                && let Ok(seat) = seats.take(guest.pid).await
             {
-                Ok(Ok(accepted)) => break accepted,
-                Ok(Err(_would_block)) => {}
-                Err(error) => break Err(error),
+                welcome(guest.stream, seat);
             }
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                backoff = Backoff::default();
-                admit(stream, seat, welcome);
+            if left == 0 || !is_waited_for(&listener) {
+                return;
             }
-            Err(error) => backoff.wait(&error).await,
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    left -= 1;
+                    guest = identified(stream);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => backoff.wait(&error).await,
+            }
+        }
+    }
+
+    fn refuse(&self, guest: &Guest, OverShare { connections }: &OverShare) {
+        if self.warned.get().is_none_or(|last| last.elapsed() > WARNED) {
+            self.warned.set(Some(Instant::now()));
+            tracing::warn!(
+                log.target = "worker",
+                pid = guest.pid,
+                connections,
+                "refused a connection: its process has as many as one may have, all busy"
+            );
         }
     }
 }
 
-/// Accepts what was in the backlog when the drain began: nobody else might. Who connects from then on is left alone,
-/// but for the few that come before the backlog is seen empty.
-async fn sweep(listener: AsyncFd<UnixListener>, seats: &Rc<Seats>, welcome: &impl Fn(UnixStream, Rc<Seat>)) {
-    let listener = listener.into_inner();
-    let mut backoff = Backoff::default();
-    let mut left = BACKLOG + 1;
-    while left > 0 && is_waited_for(&listener) {
-        // Nobody is to be told to leave: all have been.
-        let seat = seats.take(std::future::pending()).await;
-        match listener.accept() {
-            Ok((stream, _)) => {
-                left -= 1;
-                admit(stream, seat, welcome);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            Err(error) => backoff.wait(&error).await,
-        }
-    }
-}
-
-fn admit(stream: std::os::unix::net::UnixStream, seat: Rc<Seat>, welcome: &impl Fn(UnixStream, Rc<Seat>)) {
+/// The peer, if it is this user or root.
+fn identified(stream: std::os::unix::net::UnixStream) -> Option<Guest> {
     let us = rustix::process::getuid().as_raw();
     let stream = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
     match stream.and_then(|stream| Ok((stream.peer_cred()?, stream))) {
-        Ok((peer, stream)) if peer.uid() == us || peer.uid() == 0 => welcome(stream, seat),
+        // The pid of a process outside of this one's namespace is 0: all of these are one.
+        Ok((peer, stream)) if peer.uid() == us || peer.uid() == 0 => {
+            Some(Guest { stream, pid: peer.pid().unwrap_or_default() })
+        }
         Ok((peer, _)) => {
             let (uid, pid) = (peer.uid(), peer.pid());
             tracing::warn!(log.target = "worker", uid, pid, "refused a connection of another user");
+            None
         }
-        Err(error) => tracing::warn!(log.target = "worker", %error, "refused a connection of nobody"),
-    }
-}
-
-/// Resolves when somebody waits in the backlog.
-async fn waited_for(listener: &AsyncFd<UnixListener>) {
-    // It fails only where the runtime ends.
-    while let Ok(mut ready) = listener.readable().await {
-        // What is remembered may be of a connection that has been accepted since.
-        if is_waited_for(listener.get_ref()) {
-            return;
+        Err(error) => {
+            tracing::warn!(log.target = "worker", %error, "refused a connection of nobody");
+            None
         }
-        ready.clear_ready();
     }
 }
 

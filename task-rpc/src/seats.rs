@@ -1,19 +1,21 @@
-//! Seats: every connection has one, and there are so many. When all are taken and somebody waits, the connection
-//! that has been idle longest gives its seat up; at the end all do.
+//! Seats: every connection has one, and there are so many. A process gets at most half of them. While somebody waits for
+//! one, the connection that has been idle longest gives its seat up, to a process at its half one of its own; at the
+//! end all do.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 
 /// The seats of a worker.
 #[derive(Debug)]
 pub(crate) struct Seats {
-    free: Arc<Semaphore>,
+    number: usize,
+    /// What one process may have.
+    share: usize,
     taken: RefCell<Vec<Weak<Seat>>>,
-    /// A connection has become idle, or busy, while somebody waits.
+    /// A connection has ended, or become idle or busy, while somebody waits.
     changed: Notify,
     waited_for: Cell<bool>,
     closed: Cell<bool>,
@@ -23,16 +25,23 @@ pub(crate) struct Seats {
 #[derive(Debug)]
 pub(crate) struct Seat {
     seats: Rc<Seats>,
+    pid: i32,
     idle_since: Cell<Option<Instant>>,
     told: Cell<bool>,
     leave: Notify,
-    _permit: OwnedSemaphorePermit,
+}
+
+/// A process has as many connections as it may have, and none of them is idle.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct OverShare {
+    pub(crate) connections: usize,
 }
 
 impl Seats {
     pub(crate) fn new(number: usize) -> Rc<Self> {
         Rc::new(Seats {
-            free: Arc::new(Semaphore::new(number.min(Semaphore::MAX_PERMITS))),
+            number,
+            share: number.div_ceil(2),
             taken: RefCell::default(),
             changed: Notify::new(),
             waited_for: Cell::new(false),
@@ -40,37 +49,52 @@ impl Seats {
         })
     }
 
-    /// A seat, as soon as one is free. Once `waited_for` says that somebody waits for it, the connection that has
-    /// been idle longest is told to leave; busy ones are left alone.
-    pub(crate) async fn take(self: &Rc<Self>, waited_for: impl Future<Output = ()>) -> Rc<Seat> {
-        let permit = tokio::select! {
-            biased;
-            permit = Arc::clone(&self.free).acquire_owned() => permit,
-            never = async {
-                waited_for.await;
-                self.waited_for.set(true);
-                loop {
-                    self.ask_one();
-                    self.changed.notified().await;
-                }
-            } => never,
-        };
+    /// A seat for this process, as soon as one is free. While none is, the connection that has been idle longest is
+    /// told to leave; busy ones are left alone. A process at its share waits for an idle one of its own: without one
+    /// it would keep everybody behind it waiting. For one waiter at a time.
+    pub(crate) async fn take(self: &Rc<Self>, pid: i32) -> Result<Rc<Seat>, OverShare> {
+        self.waited_for.set(true);
+        loop {
+            let (all, own) = self.count(pid);
+            // Once all are told to leave, nobody's share matters.
+            let over = own >= self.share && !self.closed.get();
+            if all < self.number && !over {
+                break;
+            }
+            if !self.ask_one(over.then_some(pid)) && over {
+                self.waited_for.set(false);
+                return Err(OverShare { connections: own });
+            }
+            self.changed.notified().await;
+        }
         self.waited_for.set(false);
-        let Ok(permit) = permit else { unreachable!("nobody closes the semaphore") };
         let seat = Rc::new(Seat {
             seats: Rc::clone(self),
+            pid,
             idle_since: Cell::new(Some(Instant::now())),
             told: Cell::new(false),
             leave: Notify::new(),
-            _permit: permit,
         });
         if self.closed.get() {
             seat.give_up();
         }
+        self.taken.borrow_mut().push(Rc::downgrade(&seat));
+        Ok(seat)
+    }
+
+    /// How many seats are taken, and how many of them by this process.
+    fn count(&self, pid: i32) -> (usize, usize) {
         let mut taken = self.taken.borrow_mut();
         taken.retain(|seat| seat.strong_count() > 0);
-        taken.push(Rc::downgrade(&seat));
-        seat
+        let own = taken.iter().filter_map(Weak::upgrade).filter(|seat| seat.pid == pid).count();
+        (taken.len(), own)
+    }
+
+    /// Tells who waits that something has changed.
+    fn tell(&self) {
+        if self.waited_for.get() {
+            self.changed.notify_one();
+        }
     }
 
     /// Tells all connections to leave, those to come too.
@@ -79,20 +103,28 @@ impl Seats {
         self.taken.borrow().iter().filter_map(Weak::upgrade).for_each(|seat| seat.give_up());
     }
 
-    /// Tells the connection that has been idle longest to leave; it stays that one until it has left.
-    fn ask_one(&self) {
+    /// Tells the connection that has been idle longest to leave, of this process where one is given; it stays that one
+    /// until it has left. False if none is idle.
+    fn ask_one(&self, pid: Option<i32>) -> bool {
         let taken = self.taken.borrow();
         let idle =
-            taken.iter().filter_map(Weak::upgrade).filter_map(|seat| Some((seat.idle_since.get()?, seat)));
-        if let Some((since, seat)) = idle.min_by_key(|(since, _)| *since) {
-            let idle_ms = since.elapsed().as_millis() as u64;
-            tracing::debug!(
-                log.target = "worker",
-                idle_ms,
-                "others wait: closing the connection that was idle longest"
-            );
-            seat.give_up();
-        }
+            taken.iter().filter_map(Weak::upgrade).filter(|seat| pid.is_none_or(|pid| seat.pid == pid));
+        let idle = idle.filter_map(|seat| Some((seat.idle_since.get()?, seat)));
+        let Some((since, seat)) = idle.min_by_key(|(since, _)| *since) else { return false };
+        let idle_ms = since.elapsed().as_millis() as u64;
+        tracing::debug!(
+            log.target = "worker",
+            idle_ms,
+            "others wait: closing the connection that was idle longest"
+        );
+        seat.give_up();
+        true
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.seats.tell();
     }
 }
 
@@ -103,9 +135,7 @@ impl Seat {
             return;
         }
         self.idle_since.set(idle.then(Instant::now));
-        if self.seats.waited_for.get() {
-            self.seats.changed.notify_one();
-        }
+        self.seats.tell();
     }
 
     /// Resolves, once, when the connection is to read no more.
@@ -122,14 +152,12 @@ impl Seat {
 
 #[cfg(test)]
 mod tests {
-    use std::future::{pending, ready};
-
     use futures::FutureExt;
 
     use super::*;
 
-    fn seat(seats: &Rc<Seats>) -> Rc<Seat> {
-        seats.take(pending()).now_or_never().expect("a seat is free")
+    fn seat(seats: &Rc<Seats>, pid: i32) -> Rc<Seat> {
+        seats.take(pid).now_or_never().expect("a seat is free").expect("the process is below its share")
     }
 
     fn told(seats: &[&Rc<Seat>]) -> Vec<bool> {
@@ -139,13 +167,12 @@ mod tests {
     #[tokio::test]
     async fn the_connection_idle_longest_leaves_when_somebody_waits_and_not_before() {
         let seats = Seats::new(3);
-        let [first, second, third] = [seat(&seats), seat(&seats), seat(&seats)];
+        let [first, second, third] = [1, 2, 3].map(|pid| seat(&seats, pid));
         // The first has been busy since.
         first.note(false);
         first.note(true);
-        assert!(seats.take(pending()).now_or_never().is_none());
         assert_eq!(told(&[&first, &second, &third]), [false; 3], "nobody waits");
-        let mut next = Box::pin(seats.take(ready(())));
+        let mut next = Box::pin(seats.take(4));
         assert!(futures::poll!(&mut next).is_pending());
         assert_eq!(told(&[&first, &second, &third]), [false, true, false]);
         assert!(second.told_to_leave().now_or_never().is_some());
@@ -154,17 +181,17 @@ mod tests {
         assert!(futures::poll!(&mut next).is_pending(), "one leaves for one that comes");
         assert_eq!(told(&[&first, &second, &third]), [false, true, false]);
         drop(second);
-        next.await;
+        next.await.unwrap();
         assert_eq!(told(&[&first, &third]), [false; 2]);
     }
 
     #[tokio::test]
     async fn a_busy_connection_is_never_chosen_and_the_first_to_become_idle_is() {
         let seats = Seats::new(2);
-        let [first, second] = [seat(&seats), seat(&seats)];
+        let [first, second] = [1, 2].map(|pid| seat(&seats, pid));
         first.note(false);
         second.note(false);
-        let mut next = Box::pin(seats.take(ready(())));
+        let mut next = Box::pin(seats.take(3));
         assert!(futures::poll!(&mut next).is_pending());
         assert_eq!(told(&[&first, &second]), [false; 2]);
         second.note(true);
@@ -176,16 +203,52 @@ mod tests {
         assert!(futures::poll!(&mut next).is_pending());
         assert_eq!(told(&[&first, &second]), [true, true]);
         drop(first);
-        next.await;
+        next.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_process_at_its_half_gets_the_place_of_its_own_idle_connection_and_not_of_anothers() {
+        let seats = Seats::new(5);
+        let other = seat(&seats, 2);
+        let own = [1, 1, 1].map(|pid| seat(&seats, pid));
+        own[0].note(false);
+        let mut next = Box::pin(seats.take(1));
+        assert!(futures::poll!(&mut next).is_pending(), "though one of five is free");
+        assert_eq!(told(&[&other, &own[0], &own[1], &own[2]]), [false, false, true, false]);
+        let [_first, second, _third] = own;
+        drop(second);
+        next.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_process_whose_half_is_busy_is_refused_and_keeps_nobody_waiting() {
+        let seats = Seats::new(3);
+        let idle = seat(&seats, 2);
+        let own = [1, 1].map(|pid| seat(&seats, pid));
+        for seat in &own {
+            seat.note(false);
+        }
+        assert_eq!(seats.take(1).now_or_never().unwrap().unwrap_err(), OverShare { connections: 2 });
+        assert!(!idle.told.get());
+        // One was told to leave and got busy instead.
+        own[0].note(true);
+        let mut next = Box::pin(seats.take(1));
+        assert!(futures::poll!(&mut next).is_pending());
+        own[0].note(false);
+        assert_eq!(next.await.unwrap_err(), OverShare { connections: 2 });
+        assert_eq!(told(&[&idle, &own[0], &own[1]]), [false, true, false]);
+        let one = Seats::new(1);
+        seat(&one, 1);
     }
 
     #[tokio::test]
     async fn at_the_end_all_are_told_also_who_comes_then() {
-        let seats = Seats::new(2);
-        let early = seat(&seats);
+        let seats = Seats::new(4);
+        let early = seat(&seats, 1);
         early.note(false);
+        let _another = seat(&seats, 1);
         seats.close();
-        let late = seat(&seats);
+        let late = seat(&seats, 1);
         assert!(early.told_to_leave().now_or_never().is_some());
         assert!(late.told_to_leave().now_or_never().is_some());
     }

@@ -50,7 +50,7 @@ pub struct Report {
     pub socket: String,
     /// Since the host began, in seconds.
     pub uptime_s: f64,
-    /// How many workers were started after the first, after a death or for a hand-over.
+    /// How many workers came to serve after another, after a death or for a hand-over.
     pub restarts: u64,
     /// The last of these.
     pub last_restart: Option<Restart>,

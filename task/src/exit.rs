@@ -11,6 +11,7 @@ use task_host::client::Outcome;
 use task_host::control::NotRestarted;
 use task_host::lock::LockError;
 use task_host::record::safe_json;
+use task_host::run_dir::Base;
 use task_host::screen::Escaped;
 use task_proto::fault::{Fault, FaultKind};
 
@@ -353,16 +354,23 @@ impl Failure {
 }
 
 fn no_service(place: &Path, found: Found) -> String {
+    // Its directory, or a socket in it.
+    let directory =
+        if place.extension().is_some_and(|end| end == "sock") { place.parent() } else { Some(place) };
+    let serve = match directory.filter(|directory| *directory != Base::place(None)) {
+        Some(directory) => format!("task serve --runtime-dir {}", directory.display()),
+        None => "task serve".to_owned(),
+    };
     let place = place.display();
     match found {
-        Found::Nothing => format!("no service is running at {place}: start one with task serve"),
+        Found::Nothing => format!("no service is running at {place}: start one with {serve}"),
         Found::DeadSocket => {
             format!(
-                "no service is running at {place}, though one has left its socket there: start one with task serve"
+                "no service is running at {place}, though one has left its socket there: start one with {serve}"
             )
         }
         Found::Stopping => {
-            format!("the service at {place} is stopping: start another with task serve when it has ended")
+            format!("the service at {place} is stopping: start another with {serve} when it has ended")
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde_json::json;
 use task_host::client::Outcome;
 use task_host::control::{CONTROL_SOCKET, Caller, Child, ControlError, Report, State};
@@ -131,7 +133,8 @@ fn text(report: &Report) -> String {
     line("connections", format!("{} open of at most {}, {} accepted", open.open, open.limit, open.total));
     line("memory", format!("{} (without the worker)", bytes(report.memory_bytes)));
     let last = report.last_restart.as_ref();
-    let last = last.map_or_else(String::new, |last| format!(", the last at {}: {}", last.time, last.reason));
+    let last =
+        last.map_or_else(String::new, |last| format!(", the last at {}: {}", local(&last.time), last.reason));
     line("restarts", format!("{}{last}", report.restarts));
     text
 }
@@ -143,6 +146,14 @@ fn state(state: State) -> &'static str {
         State::Reloading => "serving, its successor is starting",
         State::Waiting => "waiting, a start has failed",
         State::Stopping => "stopping",
+    }
+}
+
+/// A time of the log, as the log shows it to people.
+fn local(time: &str) -> String {
+    match time.parse::<Timestamp>() {
+        Ok(time) => time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        Err(_) => time.to_owned(),
     }
 }
 

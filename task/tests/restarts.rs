@@ -145,7 +145,7 @@ async fn a_hand_over_changes_the_worker_and_a_successor_that_does_not_start_chan
     let (one, other) = tokio::join!(supervisor.hand_over(), supervisor.hand_over());
     assert_eq!((one.unwrap(), other.unwrap()), (4, 5), "the second asks for a worker started after it");
     let report = supervisor.report();
-    assert_eq!((report.child.unwrap().generation, report.restarts), (5, 4));
+    assert_eq!((report.child.unwrap().generation, report.restarts), (5, 3), "one did not start");
     assert!(matches!(supervisor.stop().await, Ended::Stopped));
     assert!(matches!(supervisor.hand_over().await, Err(HandOverError::Ended(_))));
 }

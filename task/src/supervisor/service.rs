@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use task_proto::crash::{Crash, TraceId};
 use task_proto::handshake::{EXIT_REFUSED, Hello, PROTOCOL, Ready};
-use task_proto::limits::{BLAMED_SHOWN, DEATHS_KEPT, FAILED_STARTS_WITHIN, SUPERVISOR_QUEUE};
+use task_proto::limits::{BLAMED_SHOWN, DEATHS_KEPT, STARTED, SUPERVISOR_QUEUE};
 use task_proto::scoreboard::{Activity, Board, Call};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -69,6 +69,8 @@ struct Worker {
     told: HashSet<TraceId>,
     /// What is wrong with its start.
     fault: Option<StartFault>,
+    /// Why it follows another; `None`: it is the first.
+    reason: Option<String>,
 }
 
 impl Service {
@@ -212,7 +214,12 @@ impl Service {
                 RestartPolicy::Deaths(_) => tracing::info!(generation, "sandbox {sandbox}: {lacks}"),
             }
         }
+        let reason = self.workers.get_mut(&generation).and_then(|worker| worker.reason.take());
         self.status.send_modify(|status| {
+            if let Some(reason) = reason {
+                status.restarts += 1;
+                status.last_restart = Some(Restart { time: record::now().to_string(), reason });
+            }
             let worker = Running {
                 generation,
                 ready: ready.clone(),
@@ -233,7 +240,7 @@ impl Service {
         let executing = executing(&death);
         // One that dies of a call could start: else whoever sends such a call to an idle service could end it.
         let answered = death.scoreboard.as_ref().is_some_and(|seen| seen.calls_total > 0);
-        let proved = answered || !executing.is_empty() || death.lived >= FAILED_STARTS_WITHIN;
+        let proved = answered || !executing.is_empty() || death.lived >= STARTED;
         if role == Some(Role::Serving) {
             self.need = Some(death.why());
         }
@@ -388,17 +395,11 @@ impl Service {
             reports: self.report.clone(),
             signals: to_send,
         };
-        let worker = Worker { task: tokio::spawn(life.run()), signals, pid: None, told, fault: None };
-        self.workers.insert(generation, worker);
-        if generation > 1 {
-            let handing_over = self.state.in_role(Role::Serving).is_some();
-            let need = self.need.take().filter(|_| !handing_over);
-            let reason = need.unwrap_or_else(|| "hand-over".to_owned());
-            self.status.send_modify(|status| {
-                status.restarts += 1;
-                status.last_restart = Some(Restart { time: record::now().to_string(), reason });
-            });
-        }
+        let handing_over = self.state.in_role(Role::Serving).is_some();
+        let need = self.need.take().filter(|_| !handing_over);
+        let reason = (generation > 1).then(|| need.unwrap_or_else(|| "hand-over".to_owned()));
+        let task = tokio::spawn(life.run());
+        self.workers.insert(generation, Worker { task, signals, pid: None, told, fault: None, reason });
     }
 
     fn signal(&self, generation: u64, signal: Signal) {
@@ -445,9 +446,8 @@ impl Service {
                 tracing::info!("{name} {cause}{pipes}{socket}");
                 let unanswered = death.scoreboard.as_ref().map_or(0, |seen| seen.calls.len());
                 if unanswered > 0 {
-                    tracing::warn!(
-                        "{unanswered} calls were not answered: they took longer than a stop waits"
-                    );
+                    let calls = if unanswered == 1 { "call was" } else { "calls were" };
+                    tracing::warn!("{unanswered} {calls} not answered, as a stop waits no longer");
                 }
             }
             (_, Some(Role::Draining)) if *cause == ExitCause::Code(0) => {
