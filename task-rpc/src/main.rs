@@ -14,7 +14,7 @@ mod service;
 
 /// Serves mean, median and mode of numbers to other programs, on a Unix socket.
 ///
-/// Any tarpc client may call it: see examples/call.rs. The socket is open to its owner alone; it is removed when
+/// Any tarpc client may call it: see examples/rust/call.rs. The socket is open to its owner alone; it is removed when
 /// the process ends. INT or TERM answers what has been asked, then ends; a second one ends at once. The log is on
 /// stderr. Under systemd it takes the socket of a socket unit in place of --socket, and says when it serves. For
 /// answers on the command line use `task`, which starts this program by itself.
