@@ -256,6 +256,12 @@ mod tests {
     }
 
     #[test]
+    fn the_decoder_keeps_numbers_as_numbers() {
+        // With its feature `arbitrary_precision`, which any crate may turn on for all, they would be maps to serde.
+        assert!(serde_json::from_str::<Value>("1e400").is_err());
+    }
+
+    #[test]
     fn methods_have_the_names_that_languages_give_them() {
         for name in ["mean", "Stats.mean", "Stats.Mean"] {
             assert!(matches!(of(name, r#"{"numbers":[1]}"#, false), Ok(StatsRequest::Mean { .. })), "{name}");
