@@ -199,10 +199,8 @@ impl<D: Dialect> Stream for Server<D> {
             match this.state {
                 State::Reading if this.held.bytes < this.held_limit => {}
                 State::Ended(_) if this.held.is_empty() && !this.dialect.owes() => return Poll::Ready(None),
-                _ => {
-                    this.begun.pause();
-                    return Poll::Pending;
-                }
+                // No clock runs: more is held only when a message has come whole.
+                _ => return Poll::Pending,
             }
             match ready!(this.poll_incoming(cx)) {
                 Some(Ok(Incoming::Request(request))) => {
