@@ -199,10 +199,10 @@ pub(super) fn encode(message: &impl Serialize, limit: usize) -> Result<Bytes, St
 }
 
 /// Stops an encoding as soon as it is over the limit.
-pub(super) struct Capped {
-    pub(super) bytes: Vec<u8>,
-    pub(super) limit: usize,
-    pub(super) over: bool,
+struct Capped {
+    bytes: Vec<u8>,
+    limit: usize,
+    over: bool,
 }
 
 impl Write for Capped {

@@ -6,12 +6,13 @@
 //! reads is no worse off than tarpc's.
 
 mod envelope;
+mod methods;
 mod reply;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,7 +20,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
-use serde_json::value::RawValue;
 use tarpc::trace::{self, SamplingDecision};
 use tarpc::{Response, context};
 use tokio::io::AsyncWrite;
@@ -28,37 +28,12 @@ use tokio_util::time::DelayQueue;
 use tokio_util::time::delay_queue::Key;
 
 use self::envelope::{Caller, Envelope, Unfit, Version};
+pub use self::methods::{Methods, Params};
 pub use self::reply::JsonError;
 use super::gate::{Gated, Permit};
 use super::server::{Admitted, Dialect, Held, Incoming, Server};
 use super::stream::FdStream;
 use crate::limits::{JSON_REPLIES, Limits, NO_DEADLINE};
-
-/// A service's methods, for clients that speak JSON.
-pub struct Methods<Req, Resp> {
-    /// The request of a method's name and parameters.
-    pub request: fn(&str, Params<'_>) -> Result<Req, JsonError>,
-    /// Writes a reply's result, which is not null.
-    pub reply: fn(Resp, &mut dyn Write) -> Result<(), JsonError>,
-}
-
-impl<Req, Resp> Clone for Methods<Req, Resp> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<Req, Resp> Copy for Methods<Req, Resp> {}
-
-/// A method's parameters.
-#[derive(Debug, Clone, Copy)]
-pub struct Params<'a> {
-    /// As they were written. They are an object or a list, or the only element of one.
-    pub json: Option<&'a RawValue>,
-    /// Whether they were the only element of a list. Such an object may name `deadline_ms` and `trace_id`, too, which are
-    /// no affair of the method.
-    pub positional: bool,
-}
 
 /// The server's end of a connection whose client speaks JSON-RPC. Made within a tokio runtime.
 pub fn json_server<Req, Resp>(
