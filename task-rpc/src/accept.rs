@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{SocketFlags, accept_with};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tarpc::server::Serve;
@@ -100,11 +101,11 @@ impl Door {
         loop {
             // A readiness that nobody uses is asked for again: it fails only where the runtime ends.
             let accepted = match self.listener.readable().await {
-                Ok(mut ready) => ready.try_io(|listener| listener.get_ref().accept()),
+                Ok(mut ready) => ready.try_io(|listener| next(listener.get_ref())),
                 Err(error) => Ok(Err(error)),
             };
             match accepted {
-                Ok(Ok((stream, _))) => {
+                Ok(Ok(stream)) => {
                     backoff = Backoff::default();
                     let Some(guest) = identified(stream) else { continue };
                     let pid = guest.pid;
@@ -139,8 +140,8 @@ impl Door {
             if left == 0 || !is_waited_for(&listener) {
                 return;
             }
-            match listener.accept() {
-                Ok((stream, _)) => {
+            match next(&listener) {
+                Ok(stream) => {
                     left -= 1;
                     guest = identified(stream);
                 }
@@ -163,11 +164,15 @@ impl Door {
     }
 }
 
+/// The next connection, non-blocking from the first on: the sandbox has no call that would make it so.
+fn next(listener: &UnixListener) -> io::Result<std::os::unix::net::UnixStream> {
+    Ok(accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?.into())
+}
+
 /// The peer, if it is this user or root.
 fn identified(stream: std::os::unix::net::UnixStream) -> Option<Guest> {
     let us = rustix::process::getuid().as_raw();
-    let stream = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
-    match stream.and_then(|stream| Ok((stream.peer_cred()?, stream))) {
+    match UnixStream::from_std(stream).and_then(|stream| Ok((stream.peer_cred()?, stream))) {
         // The pid of a process outside of this one's namespace is 0: all of these are one.
         Ok((peer, stream)) if peer.uid() == us || peer.uid() == 0 => {
             Some(Guest { stream, pid: peer.pid().unwrap_or_default() })

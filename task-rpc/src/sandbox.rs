@@ -11,6 +11,7 @@ use std::fs;
 use std::os::fd::BorrowedFd;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::sched_getaffinity;
 use task_proto::handshake::{Sandbox, SandboxMode};
 use task_proto::limits::{CALL_ROOM, Limits, READERS, STACK, WORKER_ROOM};
 
@@ -127,7 +128,8 @@ fn most_memory(limits: &Limits) -> u64 {
     let calls = limits.in_flight.saturating_mul(CALL_ROOM);
     let connection = limits.frame.saturating_mul(4).saturating_add(limits.held).saturating_add(calls);
     let connections = limits.connections.saturating_mul(connection) as u64;
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    // It is no smaller than the number that the engine computes on, which takes files to find out.
+    let processors = sched_getaffinity(None).map_or(1, |processors| processors.count() as usize);
     let stacks = (READERS + processors + 2).saturating_mul(STACK) as u64;
     let numbers = limits.memory.unwrap_or(u64::MAX);
     numbers.saturating_add(connections).saturating_add(stacks).saturating_add(WORKER_ROOM)

@@ -41,10 +41,7 @@ pub struct Engine {
 
 impl Engine {
     /// An engine that holds at most this much. No thread starts before it is needed.
-    ///
-    /// It counts the processors now: the files that tell of a cgroup's share are closed later.
     pub fn new(budget: Budget) -> Self {
-        reader::count_cores();
         Engine { budget, pool: Arc::new(Pool::new()), readers: Readers::default() }
     }
 }

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
+use super::reader;
 use super::shared::lock;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -32,8 +33,7 @@ struct Queue {
 
 impl Pool {
     pub(super) fn new() -> Self {
-        let most = thread::available_parallelism().map_or(1, usize::from);
-        Pool { shared: Arc::default(), threads: Mutex::default(), most }
+        Pool { shared: Arc::default(), threads: Mutex::default(), most: reader::cores() }
     }
 
     /// Runs the job on a thread of the pool, as soon as one is free. A job that panics is over; the thread goes

@@ -66,17 +66,18 @@ impl Readers {
 
 /// The processors, for which readers take turns. Hundreds of them that computed at once would keep the I/O loop and the
 /// computing calls waiting for so long that they seemed to hang.
-static CORES: LazyLock<Cores> = LazyLock::new(|| Cores {
-    free: Mutex::new(thread::available_parallelism().map_or(1, usize::from)),
-    freed: Condvar::new(),
+static CORES: LazyLock<Cores> = LazyLock::new(|| {
+    let all = thread::available_parallelism().map_or(1, usize::from);
+    Cores { all, free: Mutex::new(all), freed: Condvar::new() }
 });
 
-/// Makes it count them now.
-pub(super) fn count_cores() {
-    LazyLock::force(&CORES);
+/// How many there are, counted once: the files that tell of a cgroup's share are closed later.
+pub(super) fn cores() -> usize {
+    CORES.all
 }
 
 struct Cores {
+    all: usize,
     free: Mutex<usize>,
     freed: Condvar,
 }

@@ -15,8 +15,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use libc::c_long;
 use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch,
+    BackendError, BpfProgram, BpfProgramRef, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
+    SeccompFilter, SeccompRule, TargetArch,
 };
 
 use crate::sys;
@@ -106,6 +106,11 @@ const PR_GET_AUXV: c_long = 0x4155_5856;
 const THREAD_MAY: c_long = 0x7d_0f00;
 const THREAD_MUST: c_long = (libc::CLONE_THREAD | libc::CLONE_VM | libc::CLONE_SIGHAND) as c_long;
 
+/// Instructions of a filter.
+const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
+const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// Binds all threads, for good. Nobody may shut `listener` down. A file may be looked up and removed in the directory
@@ -138,11 +143,39 @@ fn compiled(
     ];
     let [files, clone3, denied, long] = errors.map(|(errno, rules)| {
         let answer = SeccompAction::Errno(errno as u32);
-        SeccompFilter::new(rules, SeccompAction::Allow, answer, arch)?.try_into()
+        SeccompFilter::new(rules, SeccompAction::Allow, answer, arch)?
+            .try_into()
+            .map(|program: BpfProgram| shortened(&program))
     });
     let serving =
         SeccompFilter::new(serving(listener)?, SeccompAction::KillProcess, SeccompAction::Allow, arch)?;
-    Ok([files?, clone3?, denied?, long?, serving.try_into()?])
+    Ok([files?, clone3?, denied?, long?, serving.try_into().map(|program: BpfProgram| shortened(&program))?])
+}
+
+/// Without the jumps that stand around each verdict which has no conditions. When the kernel takes a filter it tries it
+/// on every call there is: measured, 250 µs of a start for the whole one, and half of that for the short one.
+fn shortened(program: BpfProgramRef<'_>) -> BpfProgram {
+    let mut short = BpfProgram::with_capacity(program.len());
+    let mut rest = program;
+    while let Some(first) = rest.first() {
+        let skipped = match rest {
+            // Is it this call? To the verdict; past it; the verdict; that on others with the same number: there are none.
+            [is, to, past, verdict, _, ..]
+                if (is.code, is.jt, is.jf) == (JUMP_IF_EQUAL, 0, 1)
+                    && (to.code, to.k, past.code, past.k) == (JUMP, 1, JUMP, 2)
+                    && verdict.code == RETURN =>
+            {
+                short.extend([is.clone(), verdict.clone()]);
+                5
+            }
+            _ => {
+                short.push(first.clone());
+                1
+            }
+        };
+        rest = &rest[skipped..];
+    }
+    short
 }
 
 /// What has no files' names to go by.
@@ -220,7 +253,6 @@ fn serving(listener: i32) -> Result<Rules, BackendError> {
             libc::SYS_fcntl,
             one_of(1, &[libc::F_GETFD.into(), libc::F_GETFL.into(), libc::F_GET_SEALS.into()])?,
         ),
-        (libc::SYS_ioctl, one_of(1, &[libc::FIONBIO as c_long])?),
         (libc::SYS_prctl, one_of(0, &[libc::PR_SET_NAME.into(), libc::PR_SET_VMA.into(), PR_GET_AUXV])?),
         // So that an abort reads as one.
         (libc::SYS_tgkill, one_of(0, &[pid])?),

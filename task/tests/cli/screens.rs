@@ -11,7 +11,7 @@ use crate::terminal::Terminal;
 /// The first screen of a newcomer, as the README has it.
 pub const FIRST: &str = "\
 TIME INFO task      spawned task-rpc pid=PID generation=1
-TIME INFO task-rpc  serving Stats socket=SOCKET
+TIME INFO task-rpc  serving Stats socket=SOCKET sandbox=full
 TIME INFO task      ready in N ms
 Type numbers, Enter for mean, median and mode. Ctrl-D ends.
 > 3 1 3 1 2
@@ -27,7 +27,7 @@ TIME INFO task      task-rpc exited 0; pipes closed; socket removed
 /// Without a terminal and without input.
 pub const SAMPLE: &str = "\
 TIME INFO task      spawned task-rpc pid=PID generation=1
-TIME INFO task-rpc  serving Stats socket=SOCKET
+TIME INFO task-rpc  serving Stats socket=SOCKET sandbox=full
 TIME INFO task      ready in N ms
 no input: using the sample 1 5 3 1 13 5 2 4
 mean    4.25
