@@ -2,11 +2,19 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use futures::{SinkExt, StreamExt};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
 use rustix::process::Signal;
 use support::{Host, client, context, numbers, on_a_pipe, refused, shown, task_rpc};
 use tarpc::client::RpcError;
@@ -121,6 +129,41 @@ async fn term_drains_and_leaves_the_listener_to_the_next_generation() {
     host.listener.accept().unwrap();
 }
 
+/// Run by the function below, in another process: it hands a connection over on its standard input.
+#[test]
+#[ignore = "hands a connection to the process that runs it"]
+fn connect_for_another() {
+    let stream = UnixStream::connect(std::env::var("WORKER_TEST_SOCKET").unwrap()).unwrap();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [stream.as_fd()];
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    sendmsg(rustix::stdio::stdin(), &[IoSlice::new(b"x")], &mut control, SendFlags::empty()).unwrap();
+}
+
+/// A connection whose peer, to the worker, is another process than this.
+#[expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+fn connected_by_another(socket: &Path) -> tokio::net::UnixStream {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "connect_for_another", "--ignored"])
+        .env("WORKER_TEST_SOCKET", socket)
+        .stdin(OwnedFd::from(theirs))
+        .stdout(Stdio::null())
+        .status();
+    assert!(status.unwrap().success());
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    recvmsg(&ours, &mut [IoSliceMut::new(&mut [0])], &mut control, RecvFlags::CMSG_CLOEXEC).unwrap();
+    let received = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    let stream = UnixStream::from(received.unwrap());
+    stream.set_nonblocking(true).unwrap();
+    tokio::net::UnixStream::from_std(stream).unwrap()
+}
+
 #[tokio::test]
 async fn what_was_sent_to_a_full_worker_before_term_is_answered() {
     let mut host = Host::spawn(|_| {});
@@ -135,7 +178,8 @@ async fn what_was_sent_to_a_full_worker_before_term_is_answered() {
     shown(&host, |seen| !seen.calls.is_empty()).await;
     let mut waiting = Vec::new();
     for id in 0..3 {
-        let stream = FdStream::new(wire::connect(&host.socket).await.unwrap(), 0);
+        // One process alone may not have them all.
+        let stream = FdStream::new(connected_by_another(&host.socket), 0);
         let mut transport = wire::client::<StatsRequest, StatsResponse>(stream, &limits);
         let request = Request { context: context(), id, message: StatsRequest::Ping {} };
         transport.send(ClientMessage::Request(request)).await.unwrap();

@@ -99,7 +99,7 @@ pub struct Held<B> {
     pub(super) body: B,
 }
 
-/// See [`server`](super::server) and [`json_server`](super::json_server): `Stream` of
+/// See [`server`](super::server()) and [`json_server`](super::json_server): `Stream` of
 /// [`ClientMessage<Gated<Req>>`](Gated) and `Sink` of [`Response<Resp>`](Response).
 ///
 /// Its end is never closed for writing: whoever is done drops it.
