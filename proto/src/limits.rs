@@ -141,6 +141,8 @@ pub const HANDSHAKE: usize = 64 * 1024;
 pub const DESCRIPTORS_PER_MESSAGE: usize = 16;
 /// The id of a JSON-RPC request, in bytes as written: it is kept while the call is in flight, and sent back.
 pub const JSON_ID: usize = 128;
+/// What an error that waits to be answered takes beside its text, in bytes, for the count of what is held back.
+pub const JSON_ERROR: usize = 512;
 /// JSON replies that wait to be written, in bytes, before requests are only kept: one more is made at most, of a frame.
 pub const JSON_REPLIES: usize = 8 * 1024;
 /// One read of a connection, in bytes: some hundred small requests, or a 32nd of the largest.

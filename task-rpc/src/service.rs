@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use tarpc::context::Context;
-use task_proto::fault::Fault;
+use task_proto::fault::{Fault, FaultKind};
 use task_proto::scoreboard::Progress;
-use task_proto::stats::{Mean, Median, Mode, Query, Stats};
+use task_proto::stats::{Mean, Median, Mode, Query, Source, Stats};
 use task_proto::wire::stream::Attachments;
 use task_worker::Connection;
 use task_worker::engine::{Data, Engine, Ingests, no_attachment};
@@ -15,6 +15,8 @@ use task_worker::engine::{Data, Engine, Ingests, no_attachment};
 pub(crate) struct Service {
     attachments: Attachments,
     ingests: Ingests,
+    /// Attachments that a query may name: each may be large, and naming it costs next to nothing.
+    most: usize,
     generation: u64,
 }
 
@@ -24,11 +26,20 @@ impl Service {
         Service {
             attachments: connection.attachments.clone(),
             ingests: Ingests::new(engine.clone(), connection.limits.input_idle),
+            most: connection.limits.attachments,
             generation: connection.generation,
         }
     }
 
     async fn data(&self, query: Query) -> Result<Arc<Data>, Fault> {
+        let attached =
+            query.sources.iter().filter(|source| matches!(source, Source::Attached { .. })).count();
+        if attached > self.most {
+            let most = self.most;
+            let message =
+                format!("a query may name {most} attachments, not {attached}; ask for less at once");
+            return Err(Fault::new(FaultKind::TooLarge, message));
+        }
         let data = self.ingests.data(query, |attached| self.attachments.get(attached)).await?;
         Progress::current().count(data.sequence().count());
         Ok(data)

@@ -9,10 +9,10 @@ use signal_hook_tokio::Signals;
 
 use crate::sys;
 
-/// The first step of every worker: nothing blocked, SIGPIPE and SIGXFSZ ignored. What was ignored at the start
+/// The first step of every worker: nothing blocked, SIGPIPE, SIGXFSZ and SIGTTIN ignored. What was ignored at the start
 /// (by `nohup`, by a shell for its background jobs) stays so.
 pub(crate) fn reset() -> io::Result<()> {
-    sys::ignore_write_signals();
+    sys::ignore_io_signals();
     // A mask is inherited, and the host's need not be ours.
     Ok(SigSet::empty().thread_set_mask()?)
 }

@@ -10,9 +10,10 @@ use std::os::unix::net::UnixListener;
 use seccompiler::sock_filter;
 use tokio::io::unix::AsyncFd;
 
-/// Ignores SIGPIPE and SIGXFSZ, so that writing too far is an error and not an end.
-pub(crate) fn ignore_write_signals() {
-    for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
+/// Ignores SIGPIPE and SIGXFSZ, so that writing too far is an error and not an end; and SIGTTIN, so that reading a terminal
+/// that a client has attached is one, and does not stop the process for everybody.
+pub(crate) fn ignore_io_signals() {
+    for signal in [libc::SIGPIPE, libc::SIGXFSZ, libc::SIGTTIN] {
         // SAFETY: SIG_IGN runs no code, and it cannot fail for these signals.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }

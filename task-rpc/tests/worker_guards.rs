@@ -86,7 +86,7 @@ fn core_dumps_are_forbidden_and_descriptors_suffice_for_all_connections() {
 fn what_was_ignored_at_the_start_stays_so_under_a_host_but_its_term_is_heeded() {
     let mut host = host_through(r#"trap "" HUP INT TERM; exec "$@""#);
     let ignored = u64::from_str_radix(&host.process.status("SigIgn:"), 16).unwrap();
-    for signal in [Signal::HUP, Signal::INT, Signal::PIPE, Signal::XFSZ] {
+    for signal in [Signal::HUP, Signal::INT, Signal::PIPE, Signal::XFSZ, Signal::TTIN] {
         assert_ne!(ignored & 1 << (signal.as_raw() - 1), 0, "{signal:?}");
     }
     host.process.signal(Signal::TERM);

@@ -70,6 +70,16 @@ fn said(socket: &Path, sent: &[u8]) -> String {
 }
 
 #[test]
+fn a_query_that_names_attachments_again_and_again_is_refused() {
+    let alone = Alone::start();
+    let mut client = Lines::connect(&alone.socket);
+    let query = |times| two("mean", &json!({ "inputs": vec![json!({ "attached": 0 }); times] }));
+    assert_eq!(client.ask(&query(16))["error"]["data"]["kind"], "no_attachment");
+    let refused = client.ask(&query(17));
+    assert_eq!(refused["error"]["data"]["kind"], "too_large", "{refused}");
+}
+
+#[test]
 fn a_line_from_a_shell_is_answered_with_or_without_its_end() {
     let alone = Alone::start();
     let line = br#"{"jsonrpc":"2.0","id":1,"method":"mean","params":{"numbers":[1,2,6]}}"#;

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 use super::{Format, Missing, Query, StatsRequest, StatsResponse, WireQuery, WireSource};
 use crate::fault::{Fault, FaultKind};
+use crate::limits::FAILURE_SHOWN;
 use crate::number::{Token, TokenError, parse_token};
 use crate::numbers::Numbers;
 use crate::text::shown;
@@ -120,7 +121,12 @@ fn released(params: Params<'_>) -> Result<u32, JsonError> {
 
 fn read<'a, T: Deserialize<'a>>(params: Params<'a>) -> Result<T, JsonError> {
     let json = params.json.ok_or_else(|| JsonError::invalid_params("\"params\" are missing"))?;
-    serde_json::from_str(json.get()).map_err(|error| JsonError::invalid_params(error.to_string()))
+    serde_json::from_str(json.get()).map_err(|error| {
+        // It repeats what it does not know, however long that is.
+        let mut reason = error.to_string();
+        reason.truncate(reason.floor_char_boundary(FAILURE_SHOWN));
+        JsonError::invalid_params(reason)
+    })
 }
 
 /// What would be overlooked is refused.
@@ -275,6 +281,16 @@ mod tests {
         }
         for name in ["Mean", "stats.mean", "Stats.Stats.mean", "MEAN", "", "mean "] {
             assert_eq!(of(name, "{}", false).unwrap_err()["code"], -32601, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_not_repeated_at_length() {
+        let long = "é".repeat(100_000);
+        for params in [format!(r#"{{"{long}":1}}"#), format!(r#"{{"numbers":[1],"missing":"{long}"}}"#)] {
+            let refused = of("mean", &params, false).unwrap_err();
+            assert_eq!(refused["code"], -32602);
+            assert!(refused.to_string().len() < 4 * FAILURE_SHOWN, "{refused}");
         }
     }
 

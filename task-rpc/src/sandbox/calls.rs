@@ -153,7 +153,7 @@ fn compiled(
 }
 
 /// Without the jumps that stand around each verdict which has no conditions. When the kernel takes a filter it tries it
-/// on every call there is: measured, 250 µs of a start for the whole one, and half of that for the short one.
+/// on every call there is: measured, 250 µs of a start for one of 400 instructions. This makes 253 of them.
 fn shortened(program: BpfProgramRef<'_>) -> BpfProgram {
     let mut short = BpfProgram::with_capacity(program.len());
     let mut rest = program;

@@ -33,7 +33,7 @@ pub use self::reply::JsonError;
 use super::gate::{Gated, Permit};
 use super::server::{Admitted, Dialect, Held, Incoming, Server};
 use super::stream::FdStream;
-use crate::limits::{JSON_REPLIES, Limits, NO_DEADLINE};
+use crate::limits::{JSON_ERROR, JSON_REPLIES, Limits, NO_DEADLINE};
 
 /// The server's end of a connection whose client speaks JSON-RPC. Made within a tokio runtime.
 pub fn json_server<Req, Resp>(
@@ -191,7 +191,9 @@ impl<Req, Resp> Lines<Req, Resp> {
             return Err(io::Error::new(ErrorKind::InvalidData, error.message()));
         }
         let caller = Caller { id, version: version.unwrap_or(Version::Two) };
-        self.hold(Call { caller, unfit: !notification, batch, timer: None }, 0, Err(error));
+        // What it is to be answered with is larger than what was sent.
+        let size = 2 * error.message().len() + JSON_ERROR;
+        self.hold(Call { caller, unfit: !notification, batch, timer: None }, size, Err(error));
         Ok(())
     }
 
