@@ -82,6 +82,9 @@ pub struct Ready {
     /// What of it this kernel lacks, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lacks: Option<String>,
+    /// Memory that it takes for numbers, in bytes, where it has such a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
 }
 
 /// How much of the sandbox is in force.
@@ -349,6 +352,7 @@ mod tests {
             pid: 42,
             sandbox: Sandbox::Partial,
             lacks: Some("no Landlock".into()),
+            memory: Some(1 << 30),
         };
         for answer in [
             Answer::Ready(ready),

@@ -3,6 +3,7 @@
 //!
 //! [`wire`], [`handshake`], [`limits`] and [`scoreboard`] know nothing of [`Stats`](stats::Stats): they serve any tarpc trait.
 
+pub mod amount;
 pub mod crash;
 pub mod fault;
 pub mod handshake;

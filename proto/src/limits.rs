@@ -1,8 +1,12 @@
 //! Every limit and every wait, in one place, with its reason.
 
+mod named;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::named::{Amount, Limit};
 
 /// From spawn to `ready`. A worker starts in milliseconds; ten seconds is a machine that swaps.
 pub const START: Duration = Duration::from_secs(10);
@@ -88,15 +92,15 @@ pub const STARTED: Duration = Duration::from_secs(5);
 pub const RESTART_BACKOFF: Duration = Duration::from_millis(200);
 /// The longest wait between two starts: a service comes back within half a minute of whatever kept it down.
 pub const RESTART_BACKOFF_MAX: Duration = Duration::from_secs(30);
-/// Between two looks at a worker's health.
-pub const HEALTH: Duration = Duration::from_secs(1);
+/// For a worker to show no life, before it is killed: as long as [`HEALTH_MISSES`] looks take.
+pub const HEALTH: Duration = Duration::from_secs(3);
 /// A look that comes so late says more of the host than of the worker: it does not count.
 pub const HEALTH_LATE: Duration = Duration::from_millis(500);
 /// Calls that an autopsy describes.
 pub const AUTOPSY_CALLS: usize = 16;
 /// Threads that an autopsy describes: more than a worker has but for its readers.
 pub const AUTOPSY_THREADS: usize = 64;
-/// Looks in a row at which a worker must show no life before it is killed.
+/// Looks in a row at which a worker must show no life before it is killed: one may come at a bad moment.
 pub const HEALTH_MISSES: u32 = 3;
 
 /// From the end of a connection to the report of the worker's exit: a dying process closes its sockets before
@@ -231,7 +235,8 @@ pub const CONTROL_IN_FLIGHT: usize = 4;
 /// A frame there, in bytes: the largest is the verdict on a call, with a dead worker's last words.
 pub const CONTROL_FRAME: usize = 64 * 1024;
 
-/// The limits that a host sets for its worker; they travel in the handshake.
+/// The limits of a service, as its host sets them; they travel in the handshake. A flag sets each by the name that it has
+/// here, see [`Limits::with`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Limits {
@@ -253,6 +258,12 @@ pub struct Limits {
     pub frame_time: Duration,
     /// How long replies wait for a client that takes none.
     pub unread: Duration,
+    /// From spawn to ready.
+    pub start: Duration,
+    /// From SIGTERM to SIGKILL, at a stop. A worker that hands over has no such limit: its calls have theirs.
+    pub drain: Duration,
+    /// How long a worker may show no life before it is killed.
+    pub health: Duration,
 }
 
 impl Default for Limits {
@@ -267,6 +278,9 @@ impl Default for Limits {
             input_idle: Some(Duration::from_secs(30)),
             frame_time: FRAME_TIME,
             unread: UNREAD,
+            start: START,
+            drain: DRAIN,
+            health: HEALTH,
         }
     }
 }

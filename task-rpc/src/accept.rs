@@ -13,7 +13,7 @@ use rustix::net::{SocketFlags, accept_with};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tarpc::server::Serve;
-use task_proto::limits::{ACCEPT_BACKOFF, ACCEPT_BACKOFF_MAX, BACKLOG, DRAIN, HEARTBEAT, WARNED};
+use task_proto::limits::{ACCEPT_BACKOFF, ACCEPT_BACKOFF_MAX, BACKLOG, HEARTBEAT, WARNED};
 use task_proto::wire::json::Methods;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
@@ -66,7 +66,7 @@ pub(crate) async fn serve<S>(
         door.seats.close();
         // With the seats that there are; for more of them it waits as long as a drain may take, as at a hand-over the
         // next generation empties the backlog, too.
-        let _ = timeout(DRAIN, door.sweep(&welcome)).await;
+        let _ = timeout(shared.limits.drain, door.sweep(&welcome)).await;
         let mut connections = connections.take();
         while let Some(ended) = connections.join_next().await {
             report(ended);

@@ -13,7 +13,7 @@ use futures::{FutureExt, Stream, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tarpc::server::{BaseChannel, Channel, Config, Serve};
-use task_proto::limits::{DRAIN, Limits};
+use task_proto::limits::Limits;
 use task_proto::scoreboard::Scores;
 use task_proto::wire::json::Methods;
 use task_proto::wire::{self, Attachments, Dialect, FdStream, Greeting, Hangup, Server};
@@ -154,7 +154,7 @@ where
     loop {
         // Once it is read no more and every answer is there, what remains is the client's part.
         let answered = left && handlers.is_empty();
-        let patience = async { if answered { sleep(DRAIN).await } else { pending().await } };
+        let patience = async { if answered { sleep(shared.limits.drain).await } else { pending().await } };
         tokio::select! {
             biased;
             // The client is gone: dropping its calls cancels them.

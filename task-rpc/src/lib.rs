@@ -2,6 +2,7 @@
 //!
 //! ```no_run
 //! # use tarpc::{context::Context, server::Serve};
+//! # use task_proto::limits::Limits;
 //! #[tarpc::service]
 //! trait Greeter {
 //!     async fn greet(name: String) -> String;
@@ -16,7 +17,7 @@
 //!     }
 //! }
 //!
-//! let worker = task_worker::Worker::standalone("/tmp/greeter.sock")?;
+//! let worker = task_worker::Worker::standalone("/tmp/greeter.sock", &Limits::default())?;
 //! worker.serve("Greeter", |_connection| Service.serve())?;
 //! # Ok::<(), task_worker::WorkerError>(())
 //! ```

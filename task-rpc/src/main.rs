@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
+use task_proto::limits::Limits;
 use task_proto::stats::{Stats, json};
 use task_worker::engine::{Budget, Engine};
 use task_worker::{SandboxMode, Worker, WorkerError};
@@ -29,6 +30,17 @@ struct Args {
     /// best-effort, the default, is what the kernel has of it.
     #[arg(long, env = "TASK_SANDBOX", hide_env = true, value_name = "HOW", value_parser = PossibleValuesParser::new(SandboxMode::NAMES).try_map(|name| name.parse::<SandboxMode>()))]
     sandbox: Option<SandboxMode>,
+    /// Another limit than the usual: connections=8, memory=1G, drain=30s, …
+    #[arg(
+        long,
+        env = "TASK_LIMIT",
+        hide_env = true,
+        value_name = "NAME=VALUE",
+        value_delimiter = ',',
+        long_help = limits(),
+        conflicts_with = "supervised"
+    )]
+    limit: Vec<String>,
     /// Serve under the parent with this pid, which talks on stdin
     #[arg(long, value_name = "PID", hide = true)]
     supervised: Option<u32>,
@@ -50,13 +62,20 @@ fn main() -> ExitCode {
     )
 }
 
-fn worker(Args { socket, supervised, .. }: Args) -> Result<Worker, WorkerError> {
+fn limits() -> String {
+    format!("Another limit than the usual, as often as there are some:{}", Limits::default().help())
+}
+
+fn worker(Args { socket, supervised, limit, .. }: Args) -> Result<Worker, WorkerError> {
     if let Some(host) = supervised {
         return Worker::supervised(host);
     }
-    match (Worker::activated()?, socket) {
+    let limits = Limits::default()
+        .with(&limit)
+        .unwrap_or_else(|why| usage(ErrorKind::ValueValidation, &format!("--limit {why}")));
+    match (Worker::activated(&limits)?, socket) {
         (Some(worker), None) => Ok(worker),
-        (None, Some(path)) => Worker::standalone(path),
+        (None, Some(path)) => Worker::standalone(path, &limits),
         (Some(_), Some(_)) => usage(
             ErrorKind::ArgumentConflict,
             "a service manager has given a socket (LISTEN_FDS): leave --socket out",

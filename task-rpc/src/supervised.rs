@@ -62,9 +62,13 @@ pub(crate) fn or_refuse<T>(sandbox: Result<T, WorkerError>) -> Result<T, WorkerE
 }
 
 /// The handshake's second half: from here on the host counts on this worker.
-pub(crate) fn ready(protocol: u32, InForce { sandbox, lacks }: InForce) -> Result<(), WorkerError> {
-    let ready =
-        Ready { protocol, build: env!("CARGO_PKG_VERSION").into(), pid: std::process::id(), sandbox, lacks };
+pub(crate) fn ready(
+    protocol: u32,
+    memory: Option<u64>,
+    InForce { sandbox, lacks }: InForce,
+) -> Result<(), WorkerError> {
+    let (build, pid) = (env!("CARGO_PKG_VERSION").into(), std::process::id());
+    let ready = Ready { protocol, build, pid, sandbox, lacks, memory };
     Ok(handshake::send_answer(stdin(), &Answer::Ready(ready))?)
 }
 

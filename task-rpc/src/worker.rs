@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use signal_hook::low_level::emulate_default_handler;
 use tarpc::server::Serve;
 use task_proto::handshake::{Hello, SandboxMode};
-use task_proto::limits::{DRAIN, Limits};
+use task_proto::limits::Limits;
 use task_proto::scoreboard::{Board, Scores};
 use task_proto::wire::Greeting;
 use task_proto::wire::json::Methods;
@@ -64,22 +64,22 @@ impl Worker {
 
     /// A worker on a socket of its own at this path, which is removed at the end. INT or TERM drains it. A service
     /// manager that wants to be told (`sd_notify(3)`) is.
-    pub fn standalone(path: impl Into<PathBuf>) -> Result<Self, WorkerError> {
-        Self::alone(Place::Own(path.into()))
+    pub fn standalone(path: impl Into<PathBuf>, limits: &Limits) -> Result<Self, WorkerError> {
+        Self::alone(Place::Own(path.into()), limits)
     }
 
     /// The same on the socket that a service manager gave (`LISTEN_FDS`, see `sd_listen_fds(3)`), which stays; `None`: it
     /// gave none.
     ///
     /// Call it first in `main`: it takes variables out of the environment.
-    pub fn activated() -> Result<Option<Self>, WorkerError> {
-        Place::given()?.map(Self::alone).transpose()
+    pub fn activated(limits: &Limits) -> Result<Option<Self>, WorkerError> {
+        Place::given()?.map(|place| Self::alone(place, limits)).transpose()
     }
 
-    fn alone(place: Place) -> Result<Self, WorkerError> {
+    fn alone(place: Place, limits: &Limits) -> Result<Self, WorkerError> {
         signals::reset().context("cannot reset signals")?;
         sys::keep_memory_level();
-        let limits = with_memory(&Limits::default());
+        let limits = with_memory(limits);
         Ok(Worker { limits, mode: Mode::Standalone(place), sandbox: None })
     }
 
@@ -164,7 +164,7 @@ where
         let in_force = supervised::or_refuse(closing.close_calls(listener.get_ref().as_fd()))?;
         let sandbox = tracing::field::display(in_force.sandbox);
         tracing::info!(log.target = "worker", socket, sandbox, "serving {name}");
-        supervised::ready(start.protocol, in_force)?;
+        supervised::ready(start.protocol, shared.limits.memory, in_force)?;
         let end = async {
             ends.next().await;
             supervised::draining();
@@ -194,6 +194,7 @@ where
         Board::create().and_then(|board| Scores::map(board.fd())).context("cannot make the scoreboard")?;
     let runtime = runtime()?;
     let nobody = Greeting { instance: String::new(), generation: 0, connection: 0 };
+    let drain = limits.drain;
     let shared = shared(limits, nobody, scores, calls, Blamed::default());
     LocalSet::new().block_on(&runtime, async {
         // Before the socket is there: a signal from then on must find somebody who removes it.
@@ -221,7 +222,7 @@ where
         };
         let impatience = async {
             match draining.await {
-                Ok(mut ends) => timeout(DRAIN, ends.next()).await.ok(),
+                Ok(mut ends) => timeout(drain, ends.next()).await.ok(),
                 Err(_) => pending().await,
             }
         };
@@ -231,7 +232,7 @@ where
                 if let Some(signal) = again {
                     emulate_default_handler(signal).context("cannot end by the signal")?;
                 }
-                tracing::warn!(log.target = "worker", "gave up draining after {} s", DRAIN.as_secs());
+                tracing::warn!(log.target = "worker", "gave up draining after {} s", drain.as_secs_f64());
             }
         }
         Ok(())

@@ -14,7 +14,7 @@ use task_host::run_dir::{Base, RunDir, SOCKET};
 use task_host::screen::Screen;
 use task_host::socket::Socket;
 use task_host::spawn::WorkerSpec;
-use task_host::supervisor::{Policy, Supervisor};
+use task_host::supervisor::{Restart, Supervisor};
 use tokio::task::spawn_blocking;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -35,7 +35,7 @@ async fn host(program: PathBuf) -> Result<(), Box<dyn Error>> {
     // What the worker writes and what the supervisor says goes to the journal, and warnings to standard error.
     let journal = Journal::new(directory.run(), Screen::new(Level::Warn, false));
     tracing_subscriber::registry().with(journal.layer()).try_init()?;
-    let supervisor = Supervisor::start(WorkerSpec::new(program), socket, Policy::SERVICE, journal);
+    let supervisor = Supervisor::start(WorkerSpec::new(program), socket, Restart::SERVICE, journal);
 
     // A greeting may be asked for twice, so it is asked for again when the worker dies in between.
     let client = Client::<GreeterRequest, GreeterResponse>::new(&supervisor, Vec::new(), |_| true);

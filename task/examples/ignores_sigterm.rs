@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
         let (build, pid) = ("stubborn".into(), std::process::id());
-        let ready = Ready { protocol, build, pid, sandbox: Sandbox::None, lacks: None };
+        let ready = Ready { protocol, build, pid, sandbox: Sandbox::None, lacks: None, memory: None };
         send_answer(stdin, &Answer::Ready(ready))?;
         // It lives: its heart beats as long as it runs.
         let mut beats = tokio::time::interval(HEARTBEAT);

@@ -3,7 +3,6 @@
 //! A word that begins with `-` and goes on as a number is input, not a flag: `task -5 3`, `task -inf`,
 //! `task -1,-2`. What an INPUT word *is* (number, file, standard input) is decided by [`inputs`](crate::inputs).
 
-mod amount;
 mod grammar;
 mod help;
 
@@ -18,6 +17,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, ValueEnum};
 use task_proto::handshake::SandboxMode;
+use task_proto::limits::Limits;
 use task_proto::number::parse_token;
 use task_proto::stats::Missing;
 
@@ -102,8 +102,8 @@ pub struct ServeConfig {
     pub max_failed_starts: Option<u32>,
     /// How much standard error shows.
     pub verbosity: Verbosity,
-    /// Memory for numbers, in bytes.
-    pub memory: Option<u64>,
+    /// The service's limits.
+    pub limits: Limits,
     /// What is asked of the worker's sandbox.
     pub sandbox: SandboxMode,
     /// The worker's program.
@@ -248,7 +248,7 @@ fn checked(words: &[OsString]) -> Result<Command, Failure> {
         Some(Sub::Serve(serve)) => Command::Serve(Box::new(ServeConfig {
             max_failed_starts: serve.max_failed_starts.0,
             verbosity: matches.subcommand().map_or(Ok(Verbosity::Normal), |(_, serve)| verbosity(serve))?,
-            memory: serve.memory,
+            limits: limits(serve.memory, &serve.limit)?,
             sandbox: serve.sandbox,
             rpc_bin: serve.rpc_bin.map_or_else(beside_this_program, Ok)?,
             runtime_dir: serve.runtime_dir,
@@ -277,6 +277,17 @@ fn checked(words: &[OsString]) -> Result<Command, Failure> {
             runtime_dir: cli.runtime_dir,
         })),
     })
+}
+
+fn limits(memory: Option<u64>, settings: &[String]) -> Result<Limits, Failure> {
+    let usage = |message| Failure::CommandUsage { command: "serve".to_owned(), message };
+    let limits = Limits { memory, ..Limits::default() }
+        .with(settings)
+        .map_err(|why| usage(format!("--limit {why}")))?;
+    if memory.is_some() && limits.memory != memory {
+        return Err(usage("--memory and --limit memory contradict each other".into()));
+    }
+    Ok(limits)
 }
 
 fn asking(args: &AskingArgs, matches: &ArgMatches, color: Color) -> Result<Asking, Failure> {

@@ -5,6 +5,7 @@ mod server;
 
 use serde::{Deserialize, Serialize};
 use task_proto::handshake::Sandbox;
+use task_proto::limits::Limits;
 
 pub use self::caller::{Caller, ControlError};
 pub use self::server::serve;
@@ -64,6 +65,8 @@ pub struct Report {
     pub calls: Calls,
     /// Of the worker that serves.
     pub connections: Connections,
+    /// What all of them keep; that of memory as a number once a worker serves.
+    pub limits: Limits,
     /// The host's resident memory, in bytes.
     pub memory_bytes: u64,
 }

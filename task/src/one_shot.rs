@@ -6,7 +6,7 @@ use task_host::journal::Journal;
 use task_host::run_dir::{Base, RunDir, SOCKET};
 use task_host::socket::Socket;
 use task_host::spawn::WorkerSpec;
-use task_host::supervisor::{Policy, Supervisor};
+use task_host::supervisor::{Restart, Supervisor};
 use task_proto::limits::Limits;
 
 use crate::args::{Config, Verbosity};
@@ -54,7 +54,7 @@ async fn served(
     let socket = Socket::bind(run_dir.fd(), &run_dir.path(), SOCKET).map_err(|error| {
         Failure::RuntimeDir(format!("cannot listen in {}: {error}", run_dir.path().display()))
     })?;
-    let supervisor = Supervisor::start(worker(config, &input), socket, Policy::RUN, journal.clone());
+    let supervisor = Supervisor::start(worker(config, &input), socket, Restart::RUN, journal.clone());
     let ended = tokio::select! {
         biased;
         signal = signals.next() => Err(Failure::Signal(signal)),

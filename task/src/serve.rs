@@ -23,8 +23,7 @@ use task_host::screen::Screen;
 use task_host::socket::{Socket, remove_stale};
 use task_host::spawn::WorkerSpec;
 use task_host::store::{SERVE, Store};
-use task_host::supervisor::{Ended, Policy, Restart, ServicePhase, Status, Supervisor};
-use task_proto::limits::Limits;
+use task_host::supervisor::{Ended, Restart, ServicePhase, Status, Supervisor};
 use tokio::sync::Notify;
 use tracing_subscriber::layer::SubscriberExt;
 
@@ -115,8 +114,8 @@ async fn served(
         }
         None => bound(base, SOCKET).await?,
     };
-    let policy = Policy { restart: Restart::FailedStarts(config.max_failed_starts), ..Policy::SERVICE };
-    let supervisor = Arc::new(Supervisor::start(worker(config), socket, policy, journal.clone()));
+    let restart = Restart::FailedStarts(config.max_failed_starts);
+    let supervisor = Arc::new(Supervisor::start(worker(config), socket, restart, journal.clone()));
     let stop = Arc::new(Notify::new());
     let control = control::serve(&control_socket, Arc::clone(&supervisor), Arc::clone(&stop));
     tokio::select! {
@@ -207,8 +206,9 @@ async fn stopped(supervisor: &Supervisor, signals: &mut Signals, by: Option<Sign
     }
     let calls = supervisor.report().calls.in_flight;
     if calls > 0 && !quit {
-        let limit = Policy::SERVICE.drain.as_secs();
-        tracing::info!("answering {calls} calls, for at most {limit} s; another signal ends at once");
+        let limit = supervisor.limits().drain.as_secs_f64();
+        let calls = if calls == 1 { "1 call".to_owned() } else { format!("{calls} calls") };
+        tracing::info!("answering {calls}, for at most {limit} s; another signal ends at once");
     }
     let mut stop = pin!(supervisor.stop());
     loop {
@@ -277,8 +277,8 @@ fn open_terminal() -> Result<OwnedFd, Errno> {
 }
 
 fn worker(config: &ServeConfig) -> WorkerSpec {
-    let limits = Limits { memory: config.memory, ..Limits::default() };
-    let spec = WorkerSpec::new(&config.rpc_bin).with_limits(limits).with_sandbox(config.sandbox);
+    let spec =
+        WorkerSpec::new(&config.rpc_bin).with_limits(config.limits.clone()).with_sandbox(config.sandbox);
     // Without the variable its log has no line for an ordinary call, but a summary a minute.
     if config.verbosity >= Verbosity::Verbose { spec.env("TASK_LOG", "debug") } else { spec }
 }

@@ -5,16 +5,21 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use serde_json::json;
+use serde_json::{Value, json};
 use task_host::client::Outcome;
 use task_host::control::{CONTROL_SOCKET, Caller, Child, ControlError, Report, State};
 use task_host::record::safe_json;
 use task_host::run_dir::Base;
 use task_host::screen::Escaped;
 
+use task_proto::limits::{Amount, Limit};
+
 use crate::args::{ControlCall, ControlConfig};
 use crate::ask;
 use crate::exit::{self, CallKind, Failure, Found};
+
+/// So a line is no wider than the others.
+const LIMITS_A_LINE: usize = 4;
 
 /// Asks, and shows what the service says.
 pub fn run(call: ControlCall, config: &ControlConfig) -> Result<(), Failure> {
@@ -96,8 +101,20 @@ fn document(report: &Report) -> String {
         "draining": report.draining.iter().map(child).collect::<Vec<_>>(),
         "calls": report.calls,
         "connections": report.connections,
+        "limits": report.limits.named().map(amount).collect::<serde_json::Map<_, _>>(),
     });
     format!("{}\n", safe_json(&document.to_string()))
+}
+
+/// A limit as a plain number, in bytes or seconds: so a flag takes it, too.
+fn amount(Limit { name, amount, .. }: Limit) -> (String, Value) {
+    let amount = match amount {
+        Amount::Number(number) => json!(number),
+        Amount::Bytes(bytes) => json!(bytes),
+        Amount::Time(time) => json!(time.as_secs_f64()),
+        Amount::Unlimited => Value::Null,
+    };
+    (name.to_owned(), amount)
 }
 
 /// For people: a line each.
@@ -136,6 +153,11 @@ fn text(report: &Report) -> String {
     let last =
         last.map_or_else(String::new, |last| format!(", the last at {}: {}", local(&last.time), last.reason));
     line("restarts", format!("{}{last}", report.restarts));
+    let limits: Vec<_> =
+        report.limits.named().map(|limit| format!("{} {}", limit.name, limit.amount)).collect();
+    for (at, limits) in limits.chunks(LIMITS_A_LINE).enumerate() {
+        line(if at == 0 { "limits" } else { "" }, limits.join(", "));
+    }
     text
 }
 

@@ -15,7 +15,7 @@ use task_host::run_dir::{Base, RunDir, SOCKET};
 use task_host::screen::Screen;
 use task_host::socket::Socket;
 use task_host::spawn::WorkerSpec;
-use task_host::supervisor::{Ended, HandOverError, Policy, Restart, ServicePhase, Supervisor};
+use task_host::supervisor::{Ended, HandOverError, Restart, ServicePhase, Supervisor};
 use task_host::verdict::Verdict;
 use task_proto::scoreboard::Consumed;
 use task_proto::stats::{Format, Missing, Query, Source, StatsClient, StatsRequest, StatsResponse};
@@ -68,8 +68,7 @@ async fn begun_by_the_second() {
     let journal = Journal::new(run.run(), Screen::on(None, Level::Error, false));
     let task_rpc = Path::new(env!("CARGO_BIN_EXE_task")).with_file_name("task-rpc");
     assert!(task_rpc.exists(), "{} is not there: run make test, which builds it", task_rpc.display());
-    let policy = Policy { restart: Restart::Deaths(5), ..Policy::RUN };
-    let supervisor = Supervisor::start(WorkerSpec::new(task_rpc), socket, policy, journal);
+    let supervisor = Supervisor::start(WorkerSpec::new(task_rpc), socket, Restart::Deaths(5), journal);
     supervisor.ready().await.unwrap();
 
     let (reader, mut writer) = std::io::pipe().unwrap();
@@ -116,7 +115,7 @@ fn serve(directory: &Path, script: &str) -> (RunDir, Supervisor) {
     )
     .unwrap();
     let spec = WorkerSpec::new("/bin/sh").arg(file);
-    (run, Supervisor::start(spec, socket, Policy::SERVICE, journal))
+    (run, Supervisor::start(spec, socket, Restart::SERVICE, journal))
 }
 
 async fn pid_and_generation(supervisor: &Supervisor) -> (Pid, u64) {

@@ -22,7 +22,7 @@ use task_host::run_dir::{Base, RunDir, SOCKET};
 use task_host::screen::Screen;
 use task_host::socket::Socket;
 use task_host::spawn::WorkerSpec;
-use task_host::supervisor::{ExitCause, Policy, Restart, Supervisor};
+use task_host::supervisor::{ExitCause, Restart, Supervisor};
 use task_proto::handshake::{Sandbox, SandboxMode};
 use task_proto::limits::Limits;
 use task_proto::number::Number;
@@ -53,8 +53,8 @@ impl House {
         let limits = Limits { memory: Some(1 << 30), ..Limits::default() };
         let spec = WorkerSpec::new(program).with_limits(limits).with_sandbox(mode);
         let spec = change(spec, socket.path());
-        let policy = Policy { restart: Restart::FailedStarts(None), ..Policy::RUN };
-        let supervisor = Supervisor::start(spec, socket, policy, journal);
+        let restart = Restart::FailedStarts(None);
+        let supervisor = Supervisor::start(spec, socket, restart, journal);
         House { supervisor, _directory: directory, _run: run }
     }
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use clap::builder::{FalseyValueParser, PathBufValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use task_proto::amount::{duration, size};
 use task_proto::handshake::SandboxMode;
 use task_proto::stats::Missing;
 
-use super::amount::{duration, size};
 use super::{Color, ControlConfig, Only, help};
 use crate::logs::LogsArgs;
 
@@ -134,6 +134,9 @@ pub(super) struct ServeArgs {
         value_parser = failed_starts
     )]
     pub(super) max_failed_starts: FailedStarts,
+    /// Another limit than the usual: connections=8, frame=512K, drain=30s, …
+    #[arg(long, env = "TASK_LIMIT", hide_env = true, value_name = "NAME=VALUE", value_delimiter = ',', long_help = help::limits())]
+    pub(super) limit: Vec<String>,
     /// Say nothing but errors
     #[arg(short, long, env = "TASK_QUIET", hide_env = true, value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
     pub(super) quiet: bool,

@@ -2,6 +2,8 @@
 //! with a colon has that for a heading, which the manual makes a section of. No line is longer than 73 bytes: the
 //! manual puts seven columns before it.
 
+use task_proto::limits::Limits;
+
 /// What the program is.
 pub const ABOUT: &str = "\
 Mean, median and mode of numbers, exactly: of any size, in any order, the
@@ -94,6 +96,14 @@ Exit status:
   SIGINT, SIGTERM, SIGHUP and SIGQUIT end it by that signal; SIGPIPE ends
   it when standard output is closed.";
 
+/// Of `--limit`.
+pub fn limits() -> String {
+    format!(
+        "Another limit than the usual, as often as there are some; memory is that\nof --memory:{}",
+        Limits::default().help()
+    )
+}
+
 /// Of `task status`.
 pub const STATUS: &str = "\
 What it shows, and with --json:
@@ -110,6 +120,7 @@ What it shows, and with --json:
   connections  open, limit, and total: how many the worker has accepted
   memory       memory_bytes: without the worker's, child.memory_bytes
   restarts     how many workers followed the first; last_restart
+  limits       what task serve --limit sets, in bytes and seconds
 
 Exit status:
   0  it has answered, however it stands

@@ -1,6 +1,3 @@
-use task_proto::limits::NO_DEADLINE;
-
-use super::amount::{duration, size};
 use super::*;
 
 fn command(line: &[&str]) -> Result<Command, Rejected> {
@@ -73,37 +70,6 @@ fn verbosity_goes_up_by_v_and_down_by_q() {
         assert_eq!(config(line).asking.verbosity, verbosity, "{line:?}");
     }
     assert_eq!(rejected(&["-qv"]), "--quiet and --verbose contradict each other");
-}
-
-#[test]
-fn durations_have_units_or_are_seconds() {
-    for (text, millis) in
-        [("500ms", 500), ("2s", 2000), ("2", 2000), ("0.5", 500), ("1.5m", 90_000), ("1h", 3_600_000)]
-    {
-        assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
-    }
-    for text in ["", "0", "0ms", "-1", "1e3", "5 parsecs", "s", "nan", "inf", "1e-400"] {
-        assert!(duration(text).is_err(), "{text}");
-    }
-    assert_eq!(duration("99999999999999999999h"), Ok(NO_DEADLINE));
-}
-
-#[test]
-fn sizes_are_bytes_or_powers_of_1024() {
-    for (text, bytes) in [
-        ("1000000", 1_000_000),
-        ("512M", 512 << 20),
-        ("4G", 4 << 30),
-        ("4GiB", 4 << 30),
-        ("1.5k", 1536),
-        ("1tb", 1 << 40),
-        ("7B", 7),
-    ] {
-        assert_eq!(size(text), Ok(bytes), "{text}");
-    }
-    for text in ["", "0", "0.5", "-1G", "4X", "G"] {
-        assert!(size(text).is_err(), "{text}");
-    }
 }
 
 #[test]

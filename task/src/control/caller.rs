@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tarpc::client::{Config, RpcError};
 use tarpc::context::Context;
-use task_proto::limits::{CONTROL, DEATH_NOTICE, DRAIN, HAND_OVER, KILL, RESEND_PAUSE, RESENDS, VERDICT};
+use task_proto::limits::{CONTROL, DEATH_NOTICE, HAND_OVER, KILL, RESEND_PAUSE, RESENDS, VERDICT};
 use task_proto::wire::{self, ConnectError, FdStream};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -115,9 +115,15 @@ impl Caller {
 
     /// Stops the service, and waits until its process is gone.
     pub async fn stop(mut self) -> Result<(), ControlError> {
+        let drain = match self.status().await {
+            Ok(report) => report.limits.drain,
+            // Nobody has been asked to stop.
+            Err(ControlError::Lost(_)) => return Err(ControlError::NeverSent),
+            Err(error) => return Err(error),
+        };
         match self.client.stop(context(CONTROL)).await {
             // The calls that it still answers have that long.
-            Ok(()) => timeout(DRAIN + KILL + CONTROL, self.gone()).await.map_err(|_| ControlError::Silent),
+            Ok(()) => timeout(drain + KILL + CONTROL, self.gone()).await.map_err(|_| ControlError::Silent),
             Err(RpcError::DeadlineExceeded) => Err(ControlError::Silent),
             Err(error) if is_never_sent(&error) => Err(ControlError::NeverSent),
             // It may have ended for another reason.

@@ -12,7 +12,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, pidfd_send_signal, waitid,
 };
 use task_proto::handshake::{Answer, HandshakeError, Hello, Ready, receive_answer, send_hello};
-use task_proto::limits::{HEALTH, HEALTH_LATE, HELLO_RETRY, KILL, REAP_RETRY, START};
+use task_proto::limits::{HEALTH_LATE, HELLO_RETRY, KILL, REAP_RETRY};
 use task_proto::scoreboard::Board;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::mpsc;
@@ -85,8 +85,8 @@ impl Generation {
 
         self.say_hello(&lifeline, &board).await;
         let (mut listens, mut serves) = (true, false);
-        let (mut health, mut sickness) = (Health::default(), None);
-        let mut looks = interval_at(tokio::time::Instant::now() + HEALTH, HEALTH);
+        let (mut health, mut sickness) = (Health::new(self.hello.limits.health), None);
+        let mut looks = interval_at(tokio::time::Instant::now() + health.interval(), health.interval());
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_look = Instant::now();
         loop {
@@ -118,7 +118,7 @@ impl Generation {
                 },
                 Some(signal) = self.signals.recv() => worker.signal(signal),
                 _ = looks.tick(), if serves && sickness.is_none() => {
-                    let late = last_look.elapsed() > HEALTH + HEALTH_LATE;
+                    let late = last_look.elapsed() > health.interval() + HEALTH_LATE;
                     last_look = Instant::now();
                     sickness = if late { None } else { board.read().ok().and_then(|seen| health.look(&seen)) };
                     if let Some(sickness) = &sickness {
@@ -156,7 +156,7 @@ impl Generation {
     }
 
     async fn say_hello(&self, lifeline: &Watched, board: &Board) {
-        let patience = Instant::now() + START;
+        let patience = Instant::now() + self.hello.limits.start;
         loop {
             match send_hello(lifeline.as_fd(), &self.hello, self.socket.listener(), board.fd()) {
                 // It is gone already: its exit, noticed later, says more.

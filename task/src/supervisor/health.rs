@@ -3,14 +3,17 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::time::Duration;
 
 use task_proto::crash::TraceId;
-use task_proto::limits::{HEALTH, HEALTH_MISSES};
+use task_proto::limits::HEALTH_MISSES;
 use task_proto::scoreboard::{Activity, Call, Snapshot};
 
 /// What was seen of one worker so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Health {
+    /// How long it may show no life.
+    limit: Duration,
     heartbeat: Option<u64>,
     /// Looks in a row at which the heart had not beaten.
     silent: u32,
@@ -22,18 +25,32 @@ pub(super) struct Health {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sickness {
     /// Its I/O loop does not run.
-    NoHeartbeat,
+    NoHeartbeat {
+        /// So long.
+        limit: Duration,
+    },
     /// A call computes without getting further.
     Stuck {
         /// Its method.
         method: String,
         /// Its trace id.
         trace_id: TraceId,
+        /// So long.
+        limit: Duration,
     },
 }
 
 impl Health {
-    /// One look, [`HEALTH`] after the one before.
+    pub(super) fn new(limit: Duration) -> Self {
+        Health { limit, heartbeat: None, silent: 0, computing: HashMap::new() }
+    }
+
+    /// Between two looks.
+    pub(super) fn interval(&self) -> Duration {
+        self.limit / HEALTH_MISSES
+    }
+
+    /// One look, [`Health::interval`] after the one before.
     pub(super) fn look(&mut self, seen: &Snapshot) -> Option<Sickness> {
         self.silent = if self.heartbeat == Some(seen.heartbeat) { self.silent + 1 } else { 0 };
         self.heartbeat = Some(seen.heartbeat);
@@ -48,22 +65,23 @@ impl Health {
         };
         self.computing = computing.map(looked).collect();
         if self.silent >= HEALTH_MISSES {
-            return Some(Sickness::NoHeartbeat);
+            return Some(Sickness::NoHeartbeat { limit: self.limit });
         }
         let stuck = self.computing.iter().find(|(_, (_, misses))| *misses >= HEALTH_MISSES);
         stuck.map(|((trace_id, _, method), _)| Sickness::Stuck {
             method: method.clone(),
             trace_id: TraceId(*trace_id),
+            limit: self.limit,
         })
     }
 }
 
 impl fmt::Display for Sickness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = HEALTH.as_secs() * u64::from(HEALTH_MISSES);
         match self {
-            Sickness::NoHeartbeat => write!(f, "no heartbeat for {seconds} s"),
-            Sickness::Stuck { method, trace_id } => {
+            Sickness::NoHeartbeat { limit } => write!(f, "no heartbeat for {} s", limit.as_secs_f64()),
+            Sickness::Stuck { method, trace_id, limit } => {
+                let seconds = limit.as_secs_f64();
                 write!(f, "{method} has computed for {seconds} s without progress (trace {trace_id})")
             }
         }
@@ -73,6 +91,7 @@ impl fmt::Display for Sickness {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use task_proto::limits::HEALTH;
     use task_proto::scoreboard::{Board, CallSlot, Scores};
 
     /// A worker and how the host sees it.
@@ -86,7 +105,7 @@ mod tests {
         fn new() -> Self {
             let board = Board::create().unwrap();
             let scores = Scores::map(board.fd()).unwrap();
-            Patient { board, scores, health: Health::default() }
+            Patient { board, scores, health: Health::new(HEALTH) }
         }
 
         fn look(&mut self) -> Option<Sickness> {
@@ -104,7 +123,7 @@ mod tests {
     fn a_heart_that_misses_three_looks_is_dead_and_one_beat_between_is_enough() {
         let mut patient = Patient::new();
         assert_eq!([patient.look(), patient.look(), patient.look()], [None, None, None]);
-        assert_eq!(patient.look(), Some(Sickness::NoHeartbeat));
+        assert_eq!(patient.look(), Some(Sickness::NoHeartbeat { limit: HEALTH }));
         patient.scores.tick();
         assert_eq!([patient.look(), patient.look(), patient.look()], [None, None, None]);
     }
@@ -125,7 +144,7 @@ mod tests {
         );
         for _ in 0..9 {
             patient.scores.tick();
-            std::thread::sleep(std::time::Duration::from_nanos(1)); // so that the clock moves on
+            std::thread::sleep(Duration::from_nanos(1)); // so that the clock moves on
             slot.progress().tick();
             assert_eq!(patient.look(), None);
         }
@@ -140,7 +159,7 @@ mod tests {
         let mut sick = None;
         for _ in 0..4 {
             patient.scores.tick();
-            std::thread::sleep(std::time::Duration::from_nanos(1)); // so that the clock moves on
+            std::thread::sleep(Duration::from_nanos(1)); // so that the clock moves on
             busy.progress().tick();
             sick = patient.look();
         }

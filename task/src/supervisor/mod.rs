@@ -25,7 +25,7 @@ use tokio::time::timeout;
 pub use self::health::Sickness;
 pub use self::post_mortem::{Ended, ExitCause, HandOverError, PostMortem, StartFailure, StartFault};
 use self::service::{Order, Service};
-pub use self::state::{Policy, Restart};
+pub use self::state::Restart;
 pub use self::status::{Running, ServicePhase, Status, verdict};
 use crate::journal::Journal;
 use crate::socket::Socket;
@@ -46,15 +46,16 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Starts the worker behind `socket`. Its output goes to `journal`, under whose run it appears.
+    /// Starts the worker behind `socket`, and another in its place after the deaths that `restart` says. Its output goes
+    /// to `journal`, under whose run it appears.
     ///
     /// Must be called within a tokio runtime with I/O and time enabled.
-    pub fn start(spec: WorkerSpec, socket: Socket, policy: Policy, journal: Journal) -> Supervisor {
+    pub fn start(spec: WorkerSpec, socket: Socket, restart: Restart, journal: Journal) -> Supervisor {
         let (orders, ordered) = mpsc::channel(SUPERVISOR_QUEUE);
         let (status, watched) = watch::channel(Status::default());
         let socket = Arc::new(socket);
         let (limits, run, began) = (spec.limits().clone(), journal.run().to_owned(), Instant::now());
-        let service = Service::new(spec, Arc::clone(&socket), policy, journal, status, began);
+        let service = Service::new(spec, Arc::clone(&socket), restart, journal, status, began);
         // It owns itself: it ends when its worker is gone, after `stop` or when the last order can have come.
         let at_once = Arc::new(Notify::new());
         tokio::spawn(service.run(ordered, Arc::clone(&at_once)));

@@ -17,6 +17,7 @@ impl Supervisor {
         let mut totals = status.past;
         let mut in_flight = 0;
         let mut open = Connections { open: 0, total: 0, limit: self.limits.connections as u64 };
+        let mut limits = self.limits.clone();
         let (mut child, mut sandbox, mut draining) = (None, None, Vec::new());
         for worker in &status.workers {
             let seen: Option<Snapshot> = worker.board.read().ok();
@@ -26,6 +27,7 @@ impl Supervisor {
             }
             if Some(worker.generation) == serving {
                 sandbox = Some(worker.ready.sandbox);
+                limits.memory = limits.memory.or(worker.ready.memory);
                 child = Some(described(worker));
                 if let Some(seen) = &seen {
                     (open.open, open.total) = (seen.connections, seen.connections_total);
@@ -59,6 +61,7 @@ impl Supervisor {
                 p99_us: totals.latencies.quantile(0.99),
             },
             connections: open,
+            limits,
             memory_bytes: resident(std::process::id()),
         }
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use task_proto::crash::{Crash, TraceId};
 use task_proto::handshake::{EXIT_REFUSED, Hello, PROTOCOL, Ready};
-use task_proto::limits::{BLAMED_SHOWN, DEATHS_KEPT, STARTED, SUPERVISOR_QUEUE};
+use task_proto::limits::{BLAMED_SHOWN, DEATHS_KEPT, Limits, STARTED, SUPERVISOR_QUEUE};
 use task_proto::scoreboard::{Activity, Board, Call};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -77,12 +77,14 @@ impl Service {
     pub(super) fn new(
         spec: WorkerSpec,
         socket: Arc<Socket>,
-        policy: Policy,
+        restart: RestartPolicy,
         journal: Journal,
         status: watch::Sender<Status>,
         began: Instant,
     ) -> Self {
         let (report, reports) = mpsc::channel(SUPERVISOR_QUEUE);
+        let Limits { start, drain, .. } = *spec.limits();
+        let policy = Policy { restart, start, drain };
         let (state, first) = State::start(&policy);
         let mut service = Service {
             spec: Arc::new(spec),
@@ -480,7 +482,7 @@ fn executing(death: &PostMortem) -> HashSet<TraceId> {
     let calls = death.scoreboard.iter().flat_map(|seen| &seen.calls);
     let suspicious = |call: &&Call| match &death.sickness {
         None => call.activity.is_executing(),
-        Some(Sickness::NoHeartbeat) => call.activity == Activity::Running,
+        Some(Sickness::NoHeartbeat { .. }) => call.activity == Activity::Running,
         Some(Sickness::Stuck { trace_id, .. }) => call.trace_id == trace_id.0,
     };
     calls.filter(suspicious).map(|call| TraceId(call.trace_id)).collect()

@@ -30,19 +30,16 @@
 
 use std::time::Duration;
 
-use task_proto::limits::{
-    DRAIN, FAILED_STARTS, FAILED_STARTS_WITHIN, KILL, RESTART_BACKOFF, RESTART_BACKOFF_MAX, START,
-};
+use task_proto::limits::{FAILED_STARTS, FAILED_STARTS_WITHIN, KILL, RESTART_BACKOFF, RESTART_BACKOFF_MAX};
 
 /// How a supervisor treats its workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Policy {
-    /// Which deaths are survived.
-    pub restart: Restart,
+pub(super) struct Policy {
+    pub(super) restart: Restart,
     /// From spawn to ready.
-    pub start: Duration,
-    /// From SIGTERM to SIGKILL, at a stop. A worker that hands over has no such limit: its calls have theirs.
-    pub drain: Duration,
+    pub(super) start: Duration,
+    /// From SIGTERM to SIGKILL, at a stop.
+    pub(super) drain: Duration,
 }
 
 /// Which deaths of workers a service survives.
@@ -55,11 +52,11 @@ pub enum Restart {
     FailedStarts(Option<u32>),
 }
 
-impl Policy {
-    /// That of a run: one worker is replaced once.
-    pub const RUN: Policy = Policy { restart: Restart::Deaths(1), start: START, drain: DRAIN };
-    /// That of a service that others rely on.
-    pub const SERVICE: Policy = Policy { restart: Restart::FailedStarts(Some(FAILED_STARTS)), ..Policy::RUN };
+impl Restart {
+    /// For a run: one worker is replaced once.
+    pub const RUN: Restart = Restart::Deaths(1);
+    /// For a service that others rely on.
+    pub const SERVICE: Restart = Restart::FailedStarts(Some(FAILED_STARTS));
 }
 
 /// Where a supervisor stands.

@@ -551,3 +551,71 @@ impl Ended {
         assert!(self.status.success() && self.stderr.is_empty(), "{self}");
     }
 }
+
+#[test]
+fn limits_are_set_by_flag_or_variable_kept_and_shown() {
+    let home = Home::new();
+    let settings = "attachments=1,input_idle=none,drain=1500ms";
+    let service = home
+        .task(["serve", "--limit", "connections=3", "--limit", "in_flight=4"])
+        .with(|command| command.env("TASK_LIMIT", settings))
+        .starts(Stdio::piped());
+    service.hears(" ready in ");
+    // The words of the command line take the variable's place, as everywhere.
+    assert_eq!(status(&home)["limits"]["attachments"], 16);
+    stopped(service);
+
+    let service =
+        home.task(["serve"]).with(|command| command.env("TASK_LIMIT", settings)).starts(Stdio::piped());
+    service.hears(" ready in ");
+    let report = status(&home);
+    let limits = &report["limits"];
+    assert!(limits["memory"].as_u64().unwrap() > 1 << 20, "{limits}");
+    let expected = serde_json::json!({
+        "connections": 64, "in_flight": 128, "attachments": 1, "frame": 1 << 20, "held": 16 << 20,
+        "memory": limits["memory"], "input_idle": null, "frame_time": 5.0, "unread": 30.0,
+        "start": 10.0, "drain": 1.5, "health": 3.0,
+    });
+    assert_eq!(limits, &expected);
+    let text = home.task(["status"]).ends_beside_others();
+    assert!(text.stdout.contains("limits       connections 64, in_flight 128, attachments 1,"), "{text}");
+    assert!(text.stdout.contains("unread 30 s, start 10 s, drain 1.5 s, health 3 s\n"), "{text}");
+
+    for name in ["one", "two"] {
+        home.file(name, "1 2 6");
+    }
+    let two = home.task(["call", "mean", "./one", "./two"]).ends_beside_others();
+    assert!(two.stderr.contains("at most 1 attachments may be alive on a connection"), "{two}");
+    // It waits for the input as long as that takes, but no longer for the call when it is to stop.
+    let mut call = home.task(["call", "mean"]).with(|c| c.stdin(Stdio::piped())).starts(Stdio::piped());
+    let until = Instant::now() + PATIENCE;
+    while status(&home)["calls"]["in_flight"] == 0 {
+        assert!(Instant::now() < until, "the call is not in flight");
+    }
+    let held = call.stdin().take();
+    signal(&service, Signal::TERM);
+    service.hears("for at most 1.5 s");
+    let ended = service.ends_beside_others();
+    assert!(ended.stderr.contains("1 call was not answered, as a stop waits no longer"), "{ended}");
+    drop(held);
+    call.ends_beside_others();
+}
+
+#[test]
+fn a_limit_that_cannot_be_kept_is_a_usage_error_that_says_which() {
+    let home = Home::new();
+    for (words, said) in [
+        (vec!["--limit", "attachments=0"], "--limit attachments=0: it must be a number from 1 up"),
+        (vec!["--limit", "attachment=5"], "--limit \"attachment\": there is none of that name, but conn"),
+        (vec!["--limit", "in_flight=129"], "--limit connections=64 and in_flight=129: no more than 8192"),
+        (vec!["--memory", "1G", "--limit", "memory=2G"], "--memory and --limit memory contradict each other"),
+    ] {
+        let ended = home.task([vec!["serve"], words].concat()).ends();
+        assert_eq!(ended.status.code(), Some(2), "{ended}");
+        assert!(ended.stderr.starts_with(&format!("task: {said}")), "{ended}");
+    }
+    let worker = Path::new(TASK).with_file_name("task-rpc");
+    let ended = home.run(worker.to_str().unwrap(), ["--socket", "x.sock", "--limit", "frame=5"]).ends();
+    assert_eq!(ended.status.code(), Some(2), "{ended}");
+    assert!(ended.stderr.contains("--limit frame=5: it must be at least 128K"), "{ended}");
+}

@@ -126,7 +126,7 @@ fn however_many_starts_may_fail_it_gives_up_though_each_takes_as_long_as_it_can(
             starts += 1;
             assert!(starts <= most, "{starts} of {most}");
             // With five of them a minute is over sooner.
-            now += if most > 5 { START } else { Duration::ZERO };
+            now += if most > 5 { START_LIMIT } else { Duration::ZERO };
             let (next, actions) = state.next(died(u64::from(starts)), now, &policy);
             state = next;
             for action in actions {
