@@ -1,5 +1,5 @@
 # `make` alone explains itself. Every target is phony: there is a directory `task`, which would be "up to date".
-.PHONY: help task rpc test faults lint fmt doc bench clean install
+.PHONY: help task rpc test faults fuzz lint fmt doc bench clean install
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
@@ -32,10 +32,33 @@ faults: ## do the service every kind of harm, for hours, and print a table
 	FAULTS=long COUNT=$(COUNT) SEED=$(SEED) \
 	  $(CARGO) test --release --locked --package task --test service -- $(ROW)
 
-lint: ## formatting, clippy and documentation, warnings as errors
+# What it finds stands in fuzz/artifacts; what it learns in target/fuzz: `cargo fuzz cmin` says what of it is worth a place
+# in fuzz/corpus, which `make test` replays. FUZZ= takes some of the targets, TIME= seconds for each. Needs a C++ compiler.
+FUZZ ?= frames lines hello answer scoreboard text
+TIME ?= 60
+CARGO_FUZZ := 0.13.2
+fuzz: export CARGO_PROFILE_RELEASE_LTO := off
+fuzz: export PATH := $(CURDIR)/target/tools/bin:$(PATH)
+fuzz: ## send what nobody has thought of to every parser of strangers' bytes
+	@command -v cargo-fuzz >/dev/null || \
+	  $(CARGO) install --locked --version $(CARGO_FUZZ) --root target/tools cargo-fuzz
+	@for target in $(FUZZ); do \
+	  mkdir -p target/fuzz/$$target && echo "== $$target" && \
+	  $(CARGO) fuzz run --sanitizer none --features libfuzzer $$target target/fuzz/$$target fuzz/corpus/$$target -- \
+	    -max_total_time=$(TIME) -max_len=4096 -len_control=0 -timeout=20 \
+	    -rss_limit_mb=1024 -malloc_limit_mb=64 -print_final_stats=1 || exit 1; \
+	done
+
+lint: export PATH := $(CURDIR)/target/tools/bin:$(PATH)
+lint: ## formatting, clippy, documentation, dependencies; warnings as errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
 	RUSTDOCFLAGS='--deny warnings' $(CARGO) doc --locked --workspace --no-deps --document-private-items
+	@command -v cargo-deny >/dev/null || \
+	  { echo 'make lint: SKIPPED the dependencies: there is no cargo-deny (cargo install --locked cargo-deny)' >&2; exit; }; \
+	timeout 60 cargo-deny --workspace fetch db 2>/dev/null && advisories=advisories || \
+	  echo 'make lint: SKIPPED the advisories: their database cannot be had' >&2; \
+	cargo-deny --workspace --locked check $$advisories bans licenses sources
 
 fmt: ## format the sources
 	$(CARGO) fmt --all

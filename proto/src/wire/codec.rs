@@ -20,6 +20,7 @@ use super::frames::Frames;
 use super::gate::{Gated, Permit};
 use super::message::{ClientMessage, Context, NOTICE_ID, Request, Response, WireError};
 use super::server::{Held, Incoming};
+use crate::limits::FAILURE_SHOWN;
 
 /// A request as it came.
 pub struct Arrived {
@@ -76,6 +77,9 @@ fn decode<Req: DeserializeOwned>(frame: &[u8]) -> io::Result<Decoded<Req>> {
         }
         Err(reason) => reason,
     };
+    // It repeats a name that it does not know, however long that is.
+    let mut reason = reason.to_string();
+    reason.truncate(reason.floor_char_boundary(FAILURE_SHOWN));
     match rmp_serde::from_slice(frame) {
         Ok(ClientMessage::Request(Request { context, id, message: IgnoredAny })) => {
             let error =

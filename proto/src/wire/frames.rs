@@ -113,8 +113,10 @@ impl<Req: DeserializeOwned, Resp: Serialize> Dialect for Frames<Req, Resp> {
         let message = Err(WireError::from(&error));
         let notice = encode(&message::Response::<()> { request_id: NOTICE_ID, message }, self.limit);
         // One over the limit would not be read.
-        let notice = notice.unwrap_or_default();
-        [&(notice.len() as u32).to_be_bytes(), &notice[..]].concat()
+        notice.map_or_else(
+            |_| Vec::new(),
+            |notice| [&(notice.len() as u32).to_be_bytes(), &notice[..]].concat(),
+        )
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
