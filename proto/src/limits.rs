@@ -151,14 +151,22 @@ pub const JSON_ERROR: usize = 512;
 pub const JSON_REPLIES: usize = 8 * 1024;
 /// One read of a connection, in bytes: some hundred small requests, or a 32nd of the largest.
 pub const READ: usize = 32 * 1024;
+/// Messages of a connection that are read in a row before others on the same thread have their turn: some hundred
+/// microseconds.
+pub const STRETCH: usize = 64;
+/// Reads of a connection likewise, as a message may be large: 64 KiB.
+pub const STRETCH_READS: usize = 2;
 /// The path in a socket address, in bytes (`sun_path` without its final zero).
 pub const SOCKET_PATH: usize = 107;
 /// A token of text, in bytes: the longest exact `f64` has 1,075 significant digits.
 pub const TOKEN: usize = 64 * 1024;
 /// A token in an error message, in bytes.
 pub const TOKEN_SHOWN: usize = 64;
-/// Inputs that a worker reads at once, each on a thread of its own.
+/// Inputs that a worker reads at once, each on a thread of its own; those of one process are half of them at most.
 pub const READERS: usize = 256;
+/// Processes whose calls compute at once, each on as many threads as there are processors. The kernel shares these out;
+/// far more would make every call late, and the slow ones look dead.
+pub const COMPUTING: usize = 8;
 /// Inputs whose numbers a connection keeps for its later calls; the oldest that no call uses goes first.
 pub const INGESTS: usize = 64;
 /// Attachments that a connection has mapped at once; further ones are read. All connections together stay far below the

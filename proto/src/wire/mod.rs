@@ -21,6 +21,7 @@ pub mod json;
 mod message;
 mod server;
 pub mod stream;
+mod turns;
 
 pub use client::{ClientTransport, NEVER_SENT, client};
 pub use connect::{ConnectError, connect, connect_at};

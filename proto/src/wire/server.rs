@@ -21,7 +21,8 @@ use tokio_util::sync::PollSemaphore;
 use super::clocks::{Begun, Unread};
 use super::gate::{Gated, Permit};
 use super::stream::{Attachments, FdStream};
-use crate::limits::Limits;
+use super::turns::Turns;
+use crate::limits::{Limits, STRETCH};
 
 /// What a client speaks: how bytes become requests, and replies bytes. The two are [`Frames`](super::Frames) and
 /// [`Lines`](super::Lines).
@@ -111,6 +112,8 @@ pub struct Server<D: Dialect> {
     state: State,
     begun: Begun,
     unread: Unread,
+    /// Of messages, and looks for one.
+    turns: Turns,
 }
 
 enum State {
@@ -129,6 +132,7 @@ impl<D: Dialect> Server<D> {
             state: State::Reading,
             begun: Begun::new(limits.frame_time),
             unread: Unread::new(limits.unread),
+            turns: Turns::new(STRETCH),
         }
     }
 
@@ -179,6 +183,7 @@ impl<D: Dialect> Stream for Server<D> {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         loop {
+            ready!(this.turns.poll(cx));
             if let Poll::Ready(request_id) = this.dialect.poll_expired(cx) {
                 if let Some(cancel) = this.cancel(trace::Context::default(), request_id) {
                     return Poll::Ready(Some(Ok(cancel)));
@@ -231,6 +236,7 @@ impl<D: Dialect> Server<D> {
             self.begun.reset();
             return incoming;
         }
+        self.turns.reset();
         self.begun.poll(cx, self.dialect.begun()).map(|error| Some(Err(error)))
     }
 

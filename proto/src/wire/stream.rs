@@ -23,7 +23,8 @@ use rustix::net::{
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 
-use crate::limits::{DESCRIPTORS_PER_MESSAGE, READ};
+use super::turns::Turns;
+use crate::limits::{DESCRIPTORS_PER_MESSAGE, READ, STRETCH_READS};
 
 const ROOM: usize = rustix::cmsg_space!(ScmRights(DESCRIPTORS_PER_MESSAGE));
 
@@ -39,6 +40,8 @@ pub struct FdStream {
     refused: Option<io::Error>,
     delivered: u64,
     written: u64,
+    /// Of reads.
+    turns: Turns,
     /// Whether the end of reading is our own doing.
     stopped: AtomicBool,
     attachments: Attachments,
@@ -56,6 +59,7 @@ impl FdStream {
             refused: None,
             delivered: 0,
             written: 0,
+            turns: Turns::new(STRETCH_READS),
             stopped: AtomicBool::new(false),
             attachments: Attachments::new(attachments),
             outgoing: Outgoing::default(),
@@ -128,6 +132,7 @@ impl FdStream {
     /// Ready once there are unread bytes or the stream has ended.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.unread.is_empty() && !self.ended {
+            ready!(self.turns.poll(cx));
             ready!(self.socket.poll_read_ready(cx))?;
             self.buffer.resize(READ, 0);
             let FdStream { socket, buffer, attachments, .. } = self;
@@ -139,7 +144,7 @@ impl FdStream {
                     self.unread = 0..1;
                     self.refused = Some(error);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.turns.reset(),
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }

@@ -13,6 +13,7 @@ mod json;
 mod json_limits;
 #[expect(unreachable_pub, reason = "pub is for its siblings")]
 mod support;
+mod turns;
 
 /// Runs a test on one thread, as both sides of the wire do.
 fn local(test: impl Future<Output = ()>) {
