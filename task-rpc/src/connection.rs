@@ -35,6 +35,8 @@ pub struct Connection {
     pub limits: Arc<Limits>,
     /// Which worker of its host this is, from 1; 0 when it is alone.
     pub generation: u64,
+    /// The process that made it, by its pid; 0 for all that are outside of this one's namespace.
+    pub process: i32,
 }
 
 /// What all connections of a worker share.
@@ -112,6 +114,7 @@ where
         attachments: stream.attachments().clone(),
         limits: Arc::clone(&shared.limits),
         generation: shared.greeting.generation,
+        process: seat.process(),
     };
     let observed =
         || Observed { service: make(&connection), shared: Rc::clone(shared), connection: Rc::clone(&open) };

@@ -129,6 +129,11 @@ impl Drop for Seat {
 }
 
 impl Seat {
+    /// Whose connection it is.
+    pub(crate) fn process(&self) -> i32 {
+        self.pid
+    }
+
     /// Says whether the connection is idle: no call in flight, nothing half read or half written.
     pub(crate) fn note(&self, idle: bool) {
         if idle == self.idle_since.get().is_some() {

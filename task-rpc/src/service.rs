@@ -25,7 +25,7 @@ impl Service {
     pub(crate) fn new(connection: &Connection, engine: &Engine) -> Self {
         Service {
             attachments: connection.attachments.clone(),
-            ingests: Ingests::new(engine.clone(), connection.limits.input_idle),
+            ingests: Ingests::new(engine.of(connection.process), connection.limits.input_idle),
             most: connection.limits.attachments,
             generation: connection.generation,
         }

@@ -1,11 +1,11 @@
 //! Ingest: the sources of a query become one [`Sequence`](super::Sequence), read once for all calls of a connection that ask for
 //! them in the same way.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, eventfd};
 use task_proto::fault::{Fault, FaultKind};
 use task_proto::limits::{INGESTS, INLINE_NUMBERS};
 use task_proto::number::Number;
@@ -16,7 +16,7 @@ use task_proto::text::Scanner;
 
 use super::map::{Maps, View};
 use super::raw::{self, Raw};
-use super::reader::{Kind, kind, read_file, read_stream};
+use super::reader::{self, Kind, kind, read_file, read_stream};
 use super::shared::{Shared, Work, lock};
 use super::{Budget, Collector, Data, Engine, Lease};
 
@@ -52,6 +52,9 @@ struct Ingest {
 #[derive(Debug)]
 struct Counted {
     query: Query,
+    /// The same for queries that are the same: to compare all numbers of a request with those of each kept one would
+    /// stop the I/O loop.
+    hash: u64,
     _lease: Lease,
 }
 
@@ -75,7 +78,7 @@ impl Counted {
         let bytes = size_of_val(&query.sources[..]) + query.sources.iter().map(numbers).sum::<usize>();
         let mut lease = budget.lease();
         lease.grow(bytes as u64)?;
-        Ok(Arc::new(Counted { query, _lease: lease }))
+        Ok(Arc::new(Counted { hash: hash(&query), query, _lease: lease }))
     }
 }
 
@@ -130,13 +133,11 @@ impl Ingests {
         }
         let query = Counted::new(query, &self.engine.budget)?;
         if inline.is_some() {
-            return Shared::default().get(None, |job| self.compute(query, job)).await;
+            return Shared::default().get(|job| self.compute(query, job)).await;
         }
         let descriptors = descriptors(&query.query, attachment)?;
-        let wake = eventfd(0, EventfdFlags::CLOEXEC)
-            .map_err(|error| Fault::new(FaultKind::Internal, format!("cannot make an eventfd: {error}")))?;
         let data = self.place(&query);
-        data.get(Some(wake), |job| self.read(query, descriptors, job)).await
+        data.get(|job| self.read(query, descriptors, job)).await
     }
 
     /// Forgets what was read from this attachment.
@@ -147,7 +148,7 @@ impl Ingests {
 
     fn compute(&self, query: Arc<Counted>, job: Work<Data>) {
         let engine = self.engine.clone();
-        self.engine.pool.run(move || {
+        self.engine.pool.run(self.engine.process, job.cancelled(), move || {
             job.enter(Activity::Computing);
             let mut collector = Collector::new(&engine.budget, query.query.missing);
             let outcome = collect_inline(&mut collector, &query.query, || job.checkpoint())
@@ -161,7 +162,9 @@ impl Ingests {
     /// Where the data of such a query is or will be.
     fn place(&self, query: &Arc<Counted>) -> Arc<Shared<Data>> {
         let mut table = lock(&self.table.0);
-        if let Some(ingest) = table.iter().find(|ingest| same(&ingest.query.query, &query.query)) {
+        let is_same =
+            |ingest: &&Ingest| ingest.query.hash == query.hash && same(&ingest.query.query, &query.query);
+        if let Some(ingest) = table.iter().find(is_same) {
             return Arc::clone(&ingest.data);
         }
         if table.len() >= INGESTS
@@ -176,7 +179,7 @@ impl Ingests {
 
     fn read(&self, query: Arc<Counted>, descriptors: Vec<Option<Arc<OwnedFd>>>, job: Work<Data>) {
         let (engine, reading) = (self.engine.clone(), Arc::clone(&self.reading));
-        self.engine.readers.run(job, move |job| {
+        reader::run(&self.engine.readers, self.engine.process, job, move |job| {
             let Query { sources, missing } = &query.query;
             let mut collector = Collector::new(&engine.budget, *missing);
             for (index, (source, descriptor)) in sources.iter().zip(&descriptors).enumerate() {
@@ -327,6 +330,26 @@ fn collect_numbers(
 
 fn names(source: &Source, attachment: u32) -> bool {
     matches!(source, Source::Attached { attached, .. } if *attached == attachment)
+}
+
+fn hash(query: &Query) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    query.missing.hash(&mut hasher);
+    for source in &query.sources {
+        match source {
+            Source::Attached { attached, format } => (attached, format).hash(&mut hasher),
+            Source::Numbers(numbers) => {
+                (numbers.len(), numbers.huge()).hash(&mut hasher);
+                for number in &**numbers {
+                    match *number {
+                        Number::Int(int) => hasher.write_i64(int),
+                        Number::Float(float) => hasher.write_u64(float.to_bits()),
+                    }
+                }
+            }
+        }
+    }
+    hasher.finish()
 }
 
 /// Whether two queries ask for the same sequence. NaN is like NaN here: both are a missing value.

@@ -18,7 +18,7 @@ mod shared;
 use std::sync::Arc;
 
 use task_proto::fault::Fault;
-use task_proto::limits::INLINE_NUMBERS;
+use task_proto::limits::{COMPUTING, INLINE_NUMBERS, READERS};
 use task_proto::number::Number;
 use task_proto::scoreboard::Activity;
 
@@ -27,7 +27,6 @@ pub use ingest::{Ingests, no_attachment};
 pub use mean::mean;
 pub use order::{Modes, Order, order};
 use pool::Pool;
-use reader::Readers;
 pub use sequence::{Collector, Sequence};
 use shared::Shared;
 
@@ -35,14 +34,25 @@ use shared::Shared;
 #[derive(Debug, Clone)]
 pub struct Engine {
     budget: Budget,
+    /// For whom it works: nobody's calls wait for those of another process.
+    process: i32,
     pool: Arc<Pool>,
-    readers: Readers,
+    readers: Arc<Pool>,
 }
 
 impl Engine {
     /// An engine that holds at most this much. No thread starts before it is needed.
     pub fn new(budget: Budget) -> Self {
-        Engine { budget, pool: Arc::new(Pool::new()), readers: Readers::default() }
+        let cores = reader::cores();
+        let pool = Arc::new(Pool::new("compute", COMPUTING * cores, cores));
+        let readers = Arc::new(Pool::new("read", READERS, READERS / 2));
+        Engine { budget, process: 0, pool, readers }
+    }
+
+    /// The same engine as the process of this id has it: with its share of the threads.
+    #[must_use]
+    pub fn of(&self, process: i32) -> Self {
+        Engine { process, ..self.clone() }
     }
 }
 
@@ -97,7 +107,7 @@ impl Data {
     ) -> Result<Arc<T>, Fault> {
         let data = Arc::clone(self);
         let start = |job: shared::Work<T>| {
-            self.engine.pool.run(move || {
+            self.engine.pool.run(self.engine.process, job.cancelled(), move || {
                 job.enter(Activity::Computing);
                 let outcome = job.checkpoint().and_then(|()| work(&data, &|| job.checkpoint()));
                 // Before the answer: whoever gets it may expect the memory back.
@@ -105,7 +115,7 @@ impl Data {
                 job.finish(outcome);
             });
         };
-        result.get(None, start).await
+        result.get(start).await
     }
 }
 

@@ -6,99 +6,95 @@
 //! the eventfd of the cancellation, when there is something to read. Another reader may take it first, so that pipes
 //! and sockets are then read in ways that do not wait.
 
+use std::collections::BTreeMap;
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::FileType;
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 use task_proto::fault::{Fault, FaultKind};
-use task_proto::limits::{INPUT_BLOCK, READERS, TICK};
-use task_proto::scoreboard::Activity;
+use task_proto::limits::{INPUT_BLOCK, TICK};
 
+use super::pool::Pool;
 use super::shared::{Work, lock};
 
-/// The reading threads of a process: counted, so that there is an end to them. Each belongs to the calls that
-/// wait for its input, and ends when they do.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Readers {
-    running: Arc<AtomicUsize>,
-}
-
-struct Running(Arc<AtomicUsize>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
-
-impl Readers {
-    /// Runs the work on a thread of its own.
-    pub(super) fn run<T: Send + Sync + 'static>(
-        &self,
-        job: Work<T>,
-        read: impl FnOnce(&Work<T>) -> Result<T, Fault> + Send + 'static,
-    ) {
-        let running = Running(Arc::clone(&self.running));
-        if self.running.fetch_add(1, Relaxed) >= READERS {
-            let message =
-                format!("{READERS} inputs are being read already, which is the limit; ask again later");
-            return job.finish(Err(Fault::new(FaultKind::TooLarge, message)));
-        }
-        let thread = thread::Builder::new().name("read".to_owned()).spawn(move || {
-            job.enter(Activity::Computing);
-            let outcome = read(&job);
-            drop(running);
-            job.finish(outcome);
+/// Runs the work on a thread of its own, as soon as there is one for this process.
+pub(super) fn run<T: Send + Sync + 'static>(
+    readers: &Pool,
+    process: i32,
+    mut job: Work<T>,
+    read: impl FnOnce(&Work<T>) -> Result<T, Fault> + Send + 'static,
+) {
+    // A suspect has no turn while it waits in line.
+    job.pause();
+    readers.run(process, job.cancelled(), move || {
+        // Not before: each that waits in line would have a descriptor.
+        let wake = eventfd(0, EventfdFlags::CLOEXEC)
+            .map_err(|error| Fault::new(FaultKind::Internal, format!("cannot make an eventfd: {error}")));
+        let outcome = wake.and_then(|wake| {
+            job.work_for(process, wake);
+            job.checkpoint()?;
+            job.compute();
+            read(&job)
         });
-        if let Err(error) = thread {
-            // The job went with the closure, which tells its waiters.
-            tracing::error!(%error, "cannot start a thread to read input");
-        }
-    }
+        job.finish(outcome);
+    });
 }
 
-/// The processors, for which readers take turns. Hundreds of them that computed at once would keep the I/O loop and the
-/// computing calls waiting for so long that they seemed to hang.
-static CORES: LazyLock<Cores> = LazyLock::new(|| {
-    let all = thread::available_parallelism().map_or(1, usize::from);
-    Cores { all, free: Mutex::new(all), freed: Condvar::new() }
-});
+/// How many processors there are, counted once: the files that tell of a cgroup's share are closed later.
+static CORES: LazyLock<usize> = LazyLock::new(|| thread::available_parallelism().map_or(1, usize::from));
 
-/// How many there are, counted once: the files that tell of a cgroup's share are closed later.
 pub(super) fn cores() -> usize {
-    CORES.all
+    *CORES
 }
 
+/// The processors, for which the readers of a process take turns. Hundreds of them that computed at once would keep the
+/// I/O loop and the computing calls waiting for so long that they seemed to hang.
+#[derive(Debug)]
 struct Cores {
-    all: usize,
     free: Mutex<usize>,
     freed: Condvar,
 }
 
+impl Default for Cores {
+    fn default() -> Self {
+        Cores { free: Mutex::new(cores()), freed: Condvar::new() }
+    }
+}
+
+/// Those of each process that has readers which compute or wait to.
+static SHARES: Mutex<BTreeMap<i32, Arc<Cores>>> = Mutex::new(BTreeMap::new());
+
 /// The right of a reader to compute on one of them.
 #[derive(Debug)]
-pub(super) struct Core(());
+pub(super) struct Core(Arc<Cores>);
 
 impl Core {
-    /// Waits for one. In no order: handed on from one to the next, each would wait for a sleeper to wake.
-    pub(super) fn take() -> Self {
-        let free = CORES.freed.wait_while(lock(&CORES.free), |free| *free == 0);
+    /// Waits for one of this process. In no order: handed on from one to the next, each would wait for a sleeper to
+    /// wake.
+    pub(super) fn take(process: i32) -> Self {
+        let cores = {
+            let mut shares = lock(&SHARES);
+            if !shares.contains_key(&process) {
+                shares.retain(|_, cores| Arc::strong_count(cores) > 1);
+            }
+            Arc::clone(shares.entry(process).or_default())
+        };
+        let free = cores.freed.wait_while(lock(&cores.free), |free| *free == 0);
         *free.unwrap_or_else(PoisonError::into_inner) -= 1;
-        Core(())
+        Core(cores)
     }
 }
 
 impl Drop for Core {
     fn drop(&mut self) {
-        *lock(&CORES.free) += 1;
-        CORES.freed.notify_one();
+        *lock(&self.0.free) += 1;
+        self.0.freed.notify_one();
     }
 }
 
@@ -262,6 +258,17 @@ mod tests {
     use rustix::fs::{CWD, Mode, OFlags, mknodat, open};
 
     use super::*;
+
+    #[test]
+    fn readers_that_compute_leave_other_processes_their_processors() {
+        let all: Vec<_> = (0..cores()).map(|_| Core::take(-1)).collect();
+        drop(Core::take(-2));
+        let waiting = thread::spawn(|| drop(Core::take(-1)));
+        drop(all);
+        waiting.join().unwrap();
+        drop(Core::take(-3));
+        assert!(!lock(&SHARES).contains_key(&-1), "what nobody uses is not kept");
+    }
 
     #[test]
     fn bytes_that_another_reader_took_are_not_waited_for() {

@@ -30,9 +30,9 @@ impl<T> Default for Shared<T> {
 struct Job<T> {
     outcome: watch::Sender<Option<Outcome<T>>>,
     members: Mutex<Members>,
-    cancelled: AtomicBool,
+    cancelled: Arc<AtomicBool>,
     /// An eventfd, written when the job is cancelled. The thread's: a result that is kept keeps no descriptor.
-    wake: Option<Weak<OwnedFd>>,
+    wake: Mutex<Weak<OwnedFd>>,
 }
 
 /// The calls that wait for a job.
@@ -77,15 +77,17 @@ impl Members {
 pub(super) struct Work<T> {
     job: Arc<Job<T>>,
     wake: Option<Arc<OwnedFd>>,
+    /// On whose processors the thread computes.
+    process: i32,
 }
 
 impl<T> Shared<T> {
     /// Waits for the result, after starting its computation if nobody has. A fault is kept only if input that
     /// cannot be read again went into it: else the next call tries anew.
     ///
-    /// `wake` is an eventfd that the computation waits on beside its input. Dropping the future leaves the job.
-    pub(super) async fn get(&self, wake: Option<OwnedFd>, start: impl FnOnce(Work<T>)) -> Outcome<T> {
-        let member = self.enter(wake, start);
+    /// Dropping the future leaves the job.
+    pub(super) async fn get(&self, start: impl FnOnce(Work<T>)) -> Outcome<T> {
+        let member = self.enter(start);
         let mut outcome = member.job.outcome.subscribe();
         let outcome = outcome.wait_for(Option::is_some).await;
         let outcome = outcome.ok().and_then(|outcome| outcome.clone()).unwrap_or_else(|| Err(died()));
@@ -96,21 +98,20 @@ impl<T> Shared<T> {
         outcome
     }
 
-    fn enter(&self, wake: Option<OwnedFd>, start: impl FnOnce(Work<T>)) -> Member<T> {
+    fn enter(&self, start: impl FnOnce(Work<T>)) -> Member<T> {
         let mut place = lock(&self.job);
         if let Some(member) = place.as_ref().and_then(Job::enter) {
             return member;
         }
-        let wake = wake.map(Arc::new);
         let job = Arc::new(Job {
             outcome: watch::Sender::new(None),
             members: Mutex::default(),
-            cancelled: AtomicBool::new(false),
-            wake: wake.as_ref().map(Arc::downgrade),
+            cancelled: Arc::default(),
+            wake: Mutex::default(),
         });
         *place = Some(Arc::clone(&job));
         let member = Member::new(&job, &mut lock(&job.members));
-        start(Work { job, wake });
+        start(Work { job, wake: None, process: 0 });
         member
     }
 
@@ -185,7 +186,7 @@ impl<T> Drop for Member<T> {
         }
         if members.calls.is_empty() && self.job.outcome.borrow().is_none() {
             self.job.cancelled.store(true, Relaxed);
-            if let Some(wake) = self.job.wake.as_ref().and_then(Weak::upgrade) {
+            if let Some(wake) = lock(&self.job.wake).upgrade() {
                 // It fails only when the counter is full, and then it has been written before.
                 let _ = rustix::io::write(wake, &1_u64.to_ne_bytes());
             }
@@ -214,22 +215,25 @@ impl<T> Work<T> {
 
     /// What may wait for input; before and after it the thread computes.
     pub(super) fn waiting<R>(&self, wait: impl FnOnce() -> R) -> R {
-        {
-            let mut members = lock(&self.job.members);
-            // Shown before the turn is another's: whoever is shown to execute then is to blame.
-            members.enter(Activity::Waiting);
-            members.turn = None;
-            members.core = None;
-            members.calls.iter().filter_map(|call| call.turn.as_ref()).for_each(|turn| turn.give_up());
-        }
+        self.pause();
         let waited = wait();
         self.compute();
         waited
     }
 
+    /// Waits from here on, for input or for a thread.
+    pub(super) fn pause(&self) {
+        let mut members = lock(&self.job.members);
+        // Shown before the turn is another's: whoever is shown to execute then is to blame.
+        members.enter(Activity::Waiting);
+        members.turn = None;
+        members.core = None;
+        members.calls.iter().filter_map(|call| call.turn.as_ref()).for_each(|turn| turn.give_up());
+    }
+
     /// Goes on to compute: on a core of its own, and with the turn, if there is a suspect among the calls. Nobody waits
     /// for the turn with a core, for which whoever has the turn may wait.
-    fn compute(&self) {
+    pub(super) fn compute(&self) {
         let mut core = None;
         loop {
             let mut members = lock(&self.job.members);
@@ -243,7 +247,7 @@ impl<T> Work<T> {
                 }
                 _ if core.is_none() => {
                     drop(members);
-                    core = Some(Core::take());
+                    core = Some(Core::take(self.process));
                 }
                 _ => {
                     members.core = core;
@@ -251,6 +255,19 @@ impl<T> Work<T> {
                 }
             }
         }
+    }
+
+    /// Set when the job is cancelled.
+    pub(super) fn cancelled(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.job.cancelled)
+    }
+
+    /// Says whose processors it computes on, and what to write to when the job is cancelled: an eventfd. If it has been
+    /// by now, the next [`checkpoint`](Work::checkpoint) says so.
+    pub(super) fn work_for(&mut self, process: i32, wake: OwnedFd) {
+        self.process = process;
+        let wake = self.wake.insert(Arc::new(wake));
+        *lock(&self.job.wake) = Arc::downgrade(wake);
     }
 
     /// Readable as soon as the job is cancelled.
@@ -352,23 +369,23 @@ mod tests {
             });
             drop(thread);
         };
-        assert_eq!(result.get(None, panicking).await.unwrap_err().kind, FaultKind::Internal);
-        assert_eq!(*result.get(None, |job| job.finish(Ok(5))).await.unwrap(), 5);
-        assert_eq!(*result.get(None, |_| panic!("kept")).await.unwrap(), 5);
+        assert_eq!(result.get(panicking).await.unwrap_err().kind, FaultKind::Internal);
+        assert_eq!(*result.get(|job| job.finish(Ok(5))).await.unwrap(), 5);
+        assert_eq!(*result.get(|_| panic!("kept")).await.unwrap(), 5);
     }
 
     #[tokio::test]
     async fn a_cancelled_computation_is_begun_again_by_the_next_call() {
         let result = Shared::<u8>::default();
         let work = Cell::new(None);
-        let mut call = Box::pin(result.get(None, |job| work.set(Some(job))));
+        let mut call = Box::pin(result.get(|job| work.set(Some(job))));
         assert!(poll!(&mut call).is_pending());
         drop(call);
         let work = work.take().unwrap();
         assert_eq!(work.checkpoint().unwrap_err().kind, FaultKind::Cancelled);
-        assert_eq!(*result.get(None, |job| job.finish(Ok(1))).await.unwrap(), 1);
+        assert_eq!(*result.get(|job| job.finish(Ok(1))).await.unwrap(), 1);
         work.finish(Ok(2));
-        assert_eq!(*result.get(None, |_| panic!("kept")).await.unwrap(), 1);
+        assert_eq!(*result.get(|_| panic!("kept")).await.unwrap(), 1);
     }
 
     #[tokio::test]
@@ -376,9 +393,10 @@ mod tests {
         let (place, work) = (Shared::<u8>::default(), Cell::new(None));
         let (alive, wake) = std::io::pipe().unwrap();
         rustix::io::ioctl_fionbio(&alive, true).unwrap();
-        let mut call = Box::pin(place.get(Some(wake.into()), |job| work.set(Some(job))));
+        let mut call = Box::pin(place.get(|job| work.set(Some(job))));
         assert!(poll!(&mut call).is_pending());
-        let work = work.take().unwrap();
+        let mut work = work.take().unwrap();
+        work.work_for(0, wake.into());
         work.begin_consuming().unwrap();
         // Also after the last look at the cancellation.
         work.checkpoint().unwrap();
@@ -397,7 +415,7 @@ mod tests {
         let places: Vec<_> = (0..4 * processors).map(|_| Shared::<u8>::default()).collect();
         let begin = |place: &Shared<u8>| {
             let work = Cell::new(None);
-            assert!(place.get(None, |job| work.set(Some(job))).now_or_never().is_none());
+            assert!(place.get(|job| work.set(Some(job))).now_or_never().is_none());
             work.take().unwrap()
         };
         let works: Vec<_> = places.iter().map(begin).collect();
@@ -426,19 +444,19 @@ mod tests {
         let [first, second] = slots.each_ref().map(task_proto::scoreboard::CallSlot::progress);
         let result = Shared::<u8>::default();
         let work = Cell::new(None);
-        let mut early = Box::pin(first.scope(result.get(None, |job| work.set(Some(job)))));
+        let mut early = Box::pin(first.scope(result.get(|job| work.set(Some(job)))));
         assert!(poll!(&mut early).is_pending());
         let work = work.take().unwrap();
         work.begin_consuming().unwrap();
         work.consumed(10);
-        let mut late = Box::pin(second.scope(result.get(None, |_| panic!("begun already"))));
+        let mut late = Box::pin(second.scope(result.get(|_| panic!("begun already"))));
         assert!(poll!(&mut late).is_pending());
         let shown = || board.read().unwrap().calls.iter().map(|call| call.consumed).collect::<Vec<_>>();
         assert_eq!(shown(), [10, 10], "who comes late hears of it");
         work.consumed(5);
         assert_eq!(shown(), [15, 15]);
         work.finish(Err(Fault::new(FaultKind::NotANumber, "x")));
-        let again = result.get(None, |_| panic!("its input is gone: the fault is kept")).await;
+        let again = result.get(|_| panic!("its input is gone: the fault is kept")).await;
         assert_eq!(again.unwrap_err().kind, FaultKind::NotANumber);
         drop((early, late));
     }
@@ -453,12 +471,12 @@ mod tests {
         let ticked = || board.read().unwrap().calls.iter().map(|call| call.progressed).collect::<Vec<_>>();
         let result = Shared::<u8>::default();
         let work = Cell::new(None);
-        let mut early = Box::pin(first.scope(result.get(None, |job| work.set(Some(job)))));
+        let mut early = Box::pin(first.scope(result.get(|job| work.set(Some(job)))));
         assert!(poll!(&mut early).is_pending());
         assert_eq!(shown(), [Activity::Running; 2], "queued: nobody ticks");
         let work = work.take().unwrap();
         work.enter(Activity::Computing);
-        let mut late = Box::pin(second.clone().scope(result.get(None, |_| panic!("begun already"))));
+        let mut late = Box::pin(second.clone().scope(result.get(|_| panic!("begun already"))));
         assert!(poll!(&mut late).is_pending());
         assert_eq!(shown(), [Activity::Computing; 2], "who comes late, too");
         work.waiting(|| assert_eq!(shown(), [Activity::Waiting; 2]));
@@ -468,7 +486,7 @@ mod tests {
         assert!(ticked().iter().zip(&before).all(|(now, before)| now > before), "both tick");
         drop(late);
         assert_eq!(shown(), [Activity::Computing, Activity::Running], "it left");
-        let mut again = Box::pin(second.scope(result.get(None, |_| panic!("begun already"))));
+        let mut again = Box::pin(second.scope(result.get(|_| panic!("begun already"))));
         assert!(poll!(&mut again).is_pending());
         work.finish(Ok(1));
         assert_eq!(shown(), [Activity::Running; 2], "nobody ticks for who has yet to take the result");
@@ -490,7 +508,7 @@ mod tests {
         assert!(poll!(&mut other_turn).is_pending());
         assert_eq!(shown(), [Activity::Running, Activity::Held]);
         let (result, work) = (Shared::<u8>::default(), Cell::new(None));
-        let wanted = result.get(None, |job| work.set(Some(job)));
+        let wanted = result.get(|job| work.set(Some(job)));
         let mut call = Box::pin(Turn::scope(its_turn, first.clone().scope(wanted)));
         assert!(poll!(&mut call).is_pending());
         let work = work.take().unwrap();
