@@ -267,6 +267,30 @@ async fn a_fifo_opened_before_anybody_writes_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_pipe_that_came_twice_is_read_once() {
+    let (reader, mut writer) = pipe().unwrap();
+    let twice = [OwnedFd::from(reader.try_clone().unwrap()), reader.into()];
+    let (ingests, attachments) = (ingests(), attachments(twice));
+    let call = |number| ingests.data(query([attached(number)]), &attachments);
+    let (mut first, mut second) = (Box::pin(call(0)), Box::pin(call(1)));
+    assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
+    writer.write_all(b"1 2 3").unwrap();
+    // Whoever is first has it to its end, and the other hears why it has nothing.
+    let (refused, read) = match within(select(&mut first, &mut second)).await {
+        futures::future::Either::Left((refused, read)) | futures::future::Either::Right((refused, read)) => {
+            (refused.unwrap_err(), read)
+        }
+    };
+    assert_eq!(refused.kind, FaultKind::InputConsumed);
+    assert!(refused.message.contains("the same pipe"), "{refused}");
+    writer.write_all(b" 4 5").unwrap();
+    drop(writer);
+    assert_eq!(within(read).await.unwrap().sequence().count(), 5);
+    let both = fault(&self::ingests(), query([attached(0), attached(0)]), piped("1 2")).await;
+    assert_eq!((both.kind, both.source_index), (FaultKind::InputConsumed, Some(1)));
+}
+
+#[tokio::test]
 async fn a_pipe_without_blocking_is_read_to_its_end_and_keeps_its_flag() {
     let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::NONBLOCK).unwrap();
     let same = reader.try_clone().unwrap();

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
+use rustix::fs::{FileType, fstat};
 use task_proto::fault::{Fault, FaultKind};
 use task_proto::limits::{INGESTS, INLINE_NUMBERS};
 use task_proto::number::Number;
@@ -60,7 +61,19 @@ struct Counted {
 
 /// Attachments that have been read and cannot be read again, as long as anybody can ask for them.
 #[derive(Debug, Default)]
-struct Claims(Mutex<Vec<Weak<OwnedFd>>>);
+struct Claims(Mutex<Vec<Claim>>);
+
+#[derive(Debug)]
+struct Claim {
+    descriptor: Weak<OwnedFd>,
+    pipe: Option<Pipe>,
+}
+
+/// Device and inode of a pipe or socket, to which several descriptors may lead: who read two of them would get some of
+/// its bytes from each.
+type Pipe = (u64, u64);
+
+type Checked<'a> = (MutexGuard<'a, Vec<Claim>>, Option<Pipe>);
 
 impl Table {
     /// Drops what no call uses; a later call reads it again, or hears that it cannot be.
@@ -83,21 +96,26 @@ impl Counted {
 }
 
 impl Claims {
-    fn claim(&self, descriptor: &Arc<OwnedFd>) -> Result<(), Fault> {
-        let mut claims = self.check(descriptor)?;
-        claims.push(Arc::downgrade(descriptor));
+    fn claim(&self, descriptor: &Arc<OwnedFd>, file_type: FileType) -> Result<(), Fault> {
+        let (mut claims, pipe) = self.check(descriptor, file_type)?;
+        claims.push(Claim { descriptor: Arc::downgrade(descriptor), pipe });
         Ok(())
     }
 
-    /// The claims, without one on this descriptor.
-    fn check(&self, descriptor: &Arc<OwnedFd>) -> Result<MutexGuard<'_, Vec<Weak<OwnedFd>>>, Fault> {
+    /// The claims, without one on this descriptor or its pipe; and which pipe that is.
+    fn check(&self, descriptor: &Arc<OwnedFd>, file_type: FileType) -> Result<Checked<'_>, Fault> {
+        let is_pipe = matches!(file_type, FileType::Fifo | FileType::Socket);
+        let pipe = is_pipe.then(|| fstat(descriptor).ok()).flatten().map(|stat| (stat.st_dev, stat.st_ino));
         let mut claims = lock(&self.0);
-        claims.retain(|claim| claim.strong_count() > 0);
-        if claims.iter().any(|claim| claim.ptr_eq(&Arc::downgrade(descriptor))) {
-            let message = "an earlier call has read this input, which can be read only once; save it to a file to read it again";
-            return Err(Fault::new(FaultKind::InputConsumed, message));
-        }
-        Ok(claims)
+        claims.retain(|claim| claim.descriptor.strong_count() > 0);
+        let message = if claims.iter().any(|claim| claim.descriptor.ptr_eq(&Arc::downgrade(descriptor))) {
+            "an earlier call has read this input, which can be read only once; save it to a file to read it again"
+        } else if pipe.is_some() && claims.iter().any(|claim| claim.pipe == pipe) {
+            "this input is the same pipe or socket as another one, and can be read only once; give it once, or release the other one first"
+        } else {
+            return Ok((claims, pipe));
+        };
+        Err(Fault::new(FaultKind::InputConsumed, message))
     }
 }
 
@@ -286,8 +304,8 @@ impl Reading {
             Kind::File { offset, .. } => read_file(descriptor, offset, job, take),
             Kind::Stream(file_type) => {
                 // Before it waits for bytes that it may not take.
-                drop(self.claims.check(descriptor)?);
-                let claim = || self.claims.claim(descriptor);
+                drop(self.claims.check(descriptor, file_type)?);
+                let claim = || self.claims.claim(descriptor, file_type);
                 read_stream(descriptor, file_type, self.idle, job, claim, take)
             }
         }
@@ -382,13 +400,13 @@ mod tests {
         let claims = Claims::default();
         let descriptor = || Arc::new(OwnedFd::from(std::io::pipe().unwrap().0));
         let kept = descriptor();
-        claims.claim(&kept).unwrap();
+        claims.claim(&kept, FileType::Fifo).unwrap();
         for _ in 0..10 {
             let gone = descriptor();
-            claims.claim(&gone).unwrap();
+            claims.claim(&gone, FileType::Fifo).unwrap();
             assert!(Arc::into_inner(gone).is_some(), "a claim keeps nothing open");
         }
-        assert_eq!(claims.claim(&kept).unwrap_err().kind, FaultKind::InputConsumed);
+        assert_eq!(claims.claim(&kept, FileType::Fifo).unwrap_err().kind, FaultKind::InputConsumed);
         assert_eq!(lock(&claims.0).len(), 1);
     }
 }
