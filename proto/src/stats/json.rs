@@ -54,7 +54,11 @@ fn reply(reply: StatsResponse, out: &mut dyn Write) -> Result<(), JsonError> {
 }
 
 impl From<Fault> for JsonError {
-    fn from(fault: Fault) -> Self {
+    /// The way round it that a fault names is that of `task`.
+    fn from(mut fault: Fault) -> Self {
+        if fault.kind == FaultKind::MissingValue {
+            fault.message = fault.message.replace("--missing skip", "\"missing\":\"skip\"");
+        }
         JsonError::from(&fault)
     }
 }
@@ -259,6 +263,19 @@ mod tests {
         let inputs = r#"{"inputs":[{"attached":0},{"numbers":[1,"x"]}]}"#;
         let error = of("mode", inputs, false).unwrap_err();
         assert_eq!((&error["data"]["source_index"], &error["data"]["column"]), (&json!(1), &json!(2)));
+    }
+
+    #[test]
+    fn the_way_round_a_missing_value_is_named_as_json_has_it() {
+        let named = |kind| {
+            let fault = Fault::new(kind, "a value is missing here; --missing skip leaves such values out");
+            let error = serde_json::to_value(JsonError::from(fault)).unwrap();
+            assert_eq!(error["message"], error["data"]["message"]);
+            error["message"].as_str().unwrap().to_owned()
+        };
+        let said = r#"a value is missing here; "missing":"skip" leaves such values out"#;
+        assert_eq!(named(FaultKind::MissingValue), said);
+        assert!(named(FaultKind::NotANumber).contains("--missing skip"), "it may be the token");
     }
 
     #[test]
