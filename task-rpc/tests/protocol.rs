@@ -1,4 +1,8 @@
 //! The exchanges of `PROTOCOL.md`, held against the running server: each on a connection to a server of its own.
+//!
+//! Those of `frames/` are old ones, as clients still have them. They are never changed, and hold what `PROTOCOL.md` says
+//! may not change without another version: what was understood is understood, and what was answered is answered, maybe
+//! with members more. A new way to ask gets a place at the end of its file.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -8,7 +12,12 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 
+use futures::StreamExt;
+use serde_json::Value;
 use support::{Alone, PATIENCE};
+use task_proto::limits::Limits;
+use task_proto::stats::{StatsRequest, StatsResponse};
+use task_proto::wire::{self, FdStream};
 
 const PROTOCOL: &str = include_str!("../../PROTOCOL.md");
 
@@ -19,28 +28,33 @@ enum Bytes {
     Heard(Vec<u8>),
 }
 
-/// The exchanges in this language: messages begin with an arrow and go on in lines that are indented.
+/// The exchanges in this language.
 fn exchanges(language: &str, bytes: fn(&str) -> Vec<u8>) -> Vec<Vec<Bytes>> {
     let fence = format!("```{language}");
     let mut lines = PROTOCOL.lines();
     let mut exchanges = Vec::new();
     while lines.by_ref().any(|line| line == fence) {
-        let mut messages: Vec<(bool, String)> = Vec::new();
-        for line in lines.by_ref().take_while(|line| *line != "```") {
-            if let Some(sent) = line.strip_prefix("→ ") {
-                messages.push((true, sent.to_owned()));
-            } else if let Some(heard) = line.strip_prefix("← ") {
-                messages.push((false, heard.to_owned()));
-            } else {
-                messages.last_mut().unwrap().1 += line;
-            }
-        }
-        let message = |(sent, text): (bool, String)| {
-            if sent { Bytes::Sent(bytes(&text)) } else { Bytes::Heard(bytes(&text)) }
-        };
-        exchanges.push(messages.into_iter().map(message).collect());
+        exchanges.push(exchange(lines.by_ref().take_while(|line| *line != "```"), bytes));
     }
     exchanges
+}
+
+/// Messages begin with an arrow and go on in lines that are indented.
+fn exchange<'a>(lines: impl IntoIterator<Item = &'a str>, bytes: fn(&str) -> Vec<u8>) -> Vec<Bytes> {
+    let mut messages: Vec<(bool, String)> = Vec::new();
+    for line in lines {
+        if let Some(sent) = line.strip_prefix("→ ") {
+            messages.push((true, sent.to_owned()));
+        } else if let Some(heard) = line.strip_prefix("← ") {
+            messages.push((false, heard.to_owned()));
+        } else {
+            messages.last_mut().unwrap().1 += line;
+        }
+    }
+    let message = |(sent, text): (bool, String)| {
+        if sent { Bytes::Sent(bytes(&text)) } else { Bytes::Heard(bytes(&text)) }
+    };
+    messages.into_iter().map(message).collect()
 }
 
 /// A line of JSON.
@@ -105,5 +119,121 @@ fn frames_are_answered_as_documented_to_the_byte() {
     assert_eq!(exchanges.len(), 2);
     for exchange in &exchanges {
         hold(exchange);
+    }
+}
+
+/// Old exchanges, with empty lines between them and a word about them before.
+fn old(file: &str, bytes: fn(&str) -> Vec<u8>) -> Vec<Vec<Bytes>> {
+    file.split("\n\n").skip(1).map(|text| exchange(text.lines(), bytes)).collect()
+}
+
+/// Sends what was sent, and holds against what was answered what is answered now.
+fn hold_old(alone: &Alone, exchange: &[Bytes], decode: fn(&[u8]) -> Vec<Value>) {
+    let mut stream = UnixStream::connect(&alone.socket).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut before = Vec::new();
+    for bytes in exchange {
+        match bytes {
+            Bytes::Sent(sent) => stream.write_all(sent).unwrap(),
+            Bytes::Heard(heard) => before.extend_from_slice(heard),
+        }
+    }
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut now = Vec::new();
+    stream.read_to_end(&mut now).unwrap();
+    let (before, now) = (decode(&before), decode(&now));
+    let kept = before.len() == now.len() && before.iter().zip(&now).all(|(before, now)| keeps(before, now));
+    assert!(
+        kept,
+        "clients that are out there cannot be told: make the change one that they need not notice (a member more, or \
+         one that may be left out), or give the protocol another version\n{exchange:?}\nwas answered {before:?}\n\
+         and is now {now:?}"
+    );
+}
+
+/// Whether all that was said before is said now. Texts for people may change, and so may who is talking.
+fn keeps(before: &Value, now: &Value) -> bool {
+    match (before, now) {
+        (Value::Object(before), Value::Object(now)) => before.iter().all(|(name, before)| {
+            let free = match &**name {
+                "message" | "detail" => before.is_string(),
+                // Of a 1.0 reply: the kind, and then a text.
+                "error" => before.is_string(),
+                "pid" => true,
+                _ => false,
+            };
+            now.get(name).is_some_and(|now| {
+                if free { before.is_string() == now.is_string() } else { keeps(before, now) }
+            })
+        }),
+        (Value::Array(before), Value::Array(now)) => {
+            // Warnings are texts, too.
+            let texts = before.iter().chain(now).all(Value::is_string);
+            before.len() == now.len() && (texts || before.iter().zip(now).all(|(b, n)| keeps(b, n)))
+        }
+        _ => before == now,
+    }
+}
+
+fn frames(mut bytes: &[u8]) -> Vec<&[u8]> {
+    let mut frames = Vec::new();
+    while let Some((length, rest)) = bytes.split_first_chunk() {
+        let (frame, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
+        frames.push(frame);
+        bytes = rest;
+    }
+    frames
+}
+
+#[test]
+fn lines_that_were_understood_once_are_understood_and_answered_alike() {
+    let alone = Alone::start();
+    let decode = |bytes: &[u8]| {
+        bytes
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .map(|line| serde_json::from_slice(line).unwrap())
+            .collect()
+    };
+    let exchanges = old(include_str!("frames/json-rpc-1.txt"), line);
+    assert!(exchanges.len() >= 32, "{}", exchanges.len());
+    for exchange in &exchanges {
+        hold_old(&alone, exchange, decode);
+    }
+}
+
+#[test]
+fn frames_that_were_understood_once_are_understood_and_answered_alike() {
+    let alone = Alone::start();
+    let decode =
+        |bytes: &[u8]| frames(bytes).into_iter().map(|frame| rmp_serde::from_slice(frame).unwrap()).collect();
+    let exchanges = old(include_str!("frames/tarpc-1.txt"), notation);
+    assert!(exchanges.len() >= 26, "{}", exchanges.len());
+    for exchange in &exchanges {
+        hold_old(&alone, exchange, decode);
+    }
+}
+
+#[tokio::test]
+async fn replies_of_an_old_service_are_understood() {
+    for exchange in old(include_str!("frames/tarpc-1.txt"), notation) {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let stream = FdStream::new(tokio::net::UnixStream::from_std(ours).unwrap(), 0);
+        let mut client = wire::client::<StatsRequest, StatsResponse>(stream, &Limits::default());
+        let greeting = client.greeting();
+        for bytes in &exchange {
+            if let Bytes::Heard(heard) = bytes {
+                theirs.write_all(heard).unwrap();
+            }
+        }
+        drop(theirs);
+        while let Some(reply) = client.next().await {
+            let reply = reply.unwrap();
+            let undecodable =
+                reply.message.as_ref().is_err_and(|error| error.detail.contains("the reply cannot"));
+            assert!(!undecodable, "an older service's reply is to be read, too: {reply:?} of {exchange:?}");
+        }
+        assert!(greeting.get().is_some(), "the greeting is not understood: {exchange:?}");
     }
 }
