@@ -72,6 +72,7 @@ where
                 attachments: stream.attachments().clone(),
                 limits: Arc::new(shape.limits.clone()),
                 generation: 0,
+                process: 0,
             };
             let service = ENGINE.with(|engine| Service::new(&connection, engine)).serve();
             let served = async {
