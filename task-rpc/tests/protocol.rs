@@ -156,9 +156,8 @@ fn keeps(before: &Value, now: &Value) -> bool {
     match (before, now) {
         (Value::Object(before), Value::Object(now)) => before.iter().all(|(name, before)| {
             let free = match &**name {
-                "message" | "detail" => before.is_string(),
-                // Of a 1.0 reply: the kind, and then a text.
-                "error" => before.is_string(),
+                // The last of a 1.0 reply: the kind, and then a text.
+                "message" | "detail" | "error" => before.is_string(),
                 "pid" => true,
                 _ => false,
             };

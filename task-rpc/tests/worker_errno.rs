@@ -157,7 +157,8 @@ impl Victim {
         loop {
             match self.lines.recv_timeout(PATIENCE) {
                 Ok(line) => {
-                    self.said += &format!("{line}\n");
+                    self.said += &line;
+                    self.said.push('\n');
                     if line.contains("serving Stats") {
                         return true;
                     }
@@ -182,7 +183,8 @@ impl Victim {
         assert!(within(PATIENCE, &handle), "does not end:\n{}", self.said);
         let status = self.child.wait().unwrap();
         while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
-            self.said += &format!("{line}\n");
+            self.said += &line;
+            self.said.push('\n');
         }
         let said = &self.said;
         match (status.code(), status.signal()) {
@@ -235,7 +237,7 @@ impl Input {
 
     fn source(self, outgoing: &Outgoing) -> Source {
         let numbers = || std::iter::once(1).chain(1..=self.last());
-        let text = || numbers().map(|number| format!("{number}\n")).collect::<String>();
+        let text = || numbers().map(|number| number.to_string()).collect::<Vec<_>>().join("\n");
         let attach = |descriptor: OwnedFd, format| Source::Attached {
             attached: outgoing.push(Arc::new(descriptor)),
             format,
