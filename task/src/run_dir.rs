@@ -41,6 +41,16 @@ pub enum RunDirError {
         /// What the system says.
         cause: Errno,
     },
+    /// Something else is there.
+    #[error("{} is {kind} of user {owner}, not a directory: choose another with --runtime-dir", path.display())]
+    NoDirectory {
+        /// The place.
+        path: PathBuf,
+        /// What is there.
+        kind: &'static str,
+        /// Its owner.
+        owner: u32,
+    },
     /// It belongs to somebody else.
     #[error("{} belongs to user {owner}, not to user {us}: choose another with --runtime-dir", path.display())]
     Foreign {
@@ -326,7 +336,7 @@ enum Whose {
 
 /// Opens a directory that must belong to such a user, with nobody else allowed to write in it.
 fn check(path: &Path, whose: Whose) -> Result<OwnedFd, RunDirError> {
-    let fd = rustix::fs::open(path, DIRECTORY, Mode::empty()).map_err(fault("use", path))?;
+    let fd = rustix::fs::open(path, DIRECTORY, Mode::empty()).map_err(|cause| no_directory(path, cause))?;
     let stat = fstat(&fd).map_err(fault("use", path))?;
     let us = rustix::process::geteuid().as_raw();
     let mode = stat.st_mode & 0o7777;
@@ -337,6 +347,19 @@ fn check(path: &Path, whose: Whose) -> Result<OwnedFd, RunDirError> {
         return Err(RunDirError::Writable { path: path.to_owned(), mode });
     }
     Ok(fd)
+}
+
+/// Why it cannot be opened: often, as somebody has put something else in its place.
+fn no_directory(path: &Path, cause: Errno) -> RunDirError {
+    if let (Errno::NOTDIR | Errno::LOOP, Ok(there)) = (cause, rustix::fs::lstat(path)) {
+        let kind = match FileType::from_raw_mode(there.st_mode) {
+            FileType::Symlink => "a symbolic link",
+            FileType::RegularFile => "a file",
+            _ => "something else",
+        };
+        return RunDirError::NoDirectory { path: path.to_owned(), kind, owner: there.st_uid };
+    }
+    fault("use", path)(cause)
 }
 
 fn writable(path: &Path) -> bool {

@@ -24,7 +24,7 @@ fn a_runtime_directory_that_will_not_do_is_refused_with_the_reason() {
         assert_eq!(json.json_error()["kind"], "runtime_dir");
     };
     let file = home.file("file", "");
-    refused(&file, "Not a directory");
+    refused(&file, "is a file of user ");
     let open = home.path("open");
     fs::create_dir(&open).unwrap();
     fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
@@ -33,7 +33,7 @@ fn a_runtime_directory_that_will_not_do_is_refused_with_the_reason() {
     fs::create_dir(&target).unwrap();
     fs::set_permissions(&target, fs::Permissions::from_mode(0o700)).unwrap();
     std::os::unix::fs::symlink(&target, &link).unwrap();
-    refused(&link, "link");
+    refused(&link, "is a symbolic link of user ");
     if geteuid().is_root() {
         let foreign = home.path("foreign");
         fs::create_dir(&foreign).unwrap();
@@ -41,6 +41,49 @@ fn a_runtime_directory_that_will_not_do_is_refused_with_the_reason() {
         refused(&foreign, "belongs to user 65534, not to user 0: choose another with --runtime-dir");
     } else {
         refused(Path::new("/usr"), "belongs to user 0");
+    }
+}
+
+/// With /tmp of its own, where another user was first: with a directory, with a link to one, to one of root's, to nothing.
+#[test]
+fn what_another_user_put_in_the_place_of_the_runtime_directory_is_refused_by_name() {
+    let home = Home::new();
+    let tmp = home.path("tmp");
+    fs::create_dir(&tmp).unwrap();
+    let place = "/tmp/task-0";
+    let run = |put: &str, words: &str| {
+        let script = format!(
+            "mount --bind '{}' /tmp && rm -rf /tmp/* && mkdir -m 700 /tmp/theirs /tmp/ours && chown 65534 /tmp/theirs && \
+             {put} && chown -h 65534 {place} && unset XDG_RUNTIME_DIR && XDG_STATE_HOME=/tmp/state exec {} {words}",
+            tmp.display(),
+            crate::invocation::TASK
+        );
+        home.run("unshare", ["-m", "sh", "-c", &script]).ends()
+    };
+    let put = ["mkdir -m 700", "ln -s theirs", "ln -s ours", "ln -s nowhere", "touch"];
+    let said = [
+        "belongs to",
+        "is a symbolic link of",
+        "is a symbolic link of",
+        "is a symbolic link of",
+        "is a file of",
+    ];
+    if !home.run("unshare", ["-m", "mount", "--bind", tmp.to_str().unwrap(), "/tmp"]).ends().status.success()
+    {
+        eprintln!("skipped: it takes the right to mount");
+        return;
+    }
+    for (put, said) in put.into_iter().zip(said) {
+        for words in ["1 2", "serve", "status", "stop", "restart", "call ping"] {
+            let ended = run(&format!("{put} {place}"), words);
+            assert_eq!((ended.status.code(), ended.stdout.as_str()), (Some(1), ""), "{put}: {ended}");
+            assert!(ended.stderr.starts_with(&format!("task: {place} {said} user 65534")), "{put}: {ended}");
+            assert!(ended.stderr.ends_with(": choose another with --runtime-dir\n"), "{put}: {ended}");
+        }
+    }
+    // Nothing went through a link.
+    for directory in ["theirs", "ours"] {
+        assert_eq!(fs::read_dir(tmp.join(directory)).unwrap().count(), 0, "{directory}");
     }
 }
 
