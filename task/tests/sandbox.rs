@@ -7,10 +7,12 @@ mod acts;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Seek as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, Write as _};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketType, socket};
@@ -39,6 +41,8 @@ const DENIED: ExitCause = ExitCause::Signal(31);
 /// A service, and the directory of its socket.
 struct House {
     supervisor: Supervisor,
+    /// Whom datagrams may be sent to.
+    _receiver: UnixDatagram,
     _directory: TempDir,
     _run: RunDir,
 }
@@ -49,13 +53,14 @@ impl House {
         let run = RunDir::create(Base::open(Some(&directory.path().join("r"))).unwrap()).unwrap();
         let socket = Socket::bind(run.fd(), &run.path(), SOCKET).unwrap();
         let journal = Journal::new(run.run(), Screen::on(None, Level::Error, false));
+        let receiver = UnixDatagram::bind(format!("{}.d", socket.path().display())).unwrap();
         let program = built(program);
         let limits = Limits { memory: Some(1 << 30), ..Limits::default() };
         let spec = WorkerSpec::new(program).with_limits(limits).with_sandbox(mode);
         let spec = change(spec, socket.path());
         let restart = Restart::FailedStarts(None);
         let supervisor = Supervisor::start(spec, socket, restart, journal);
-        House { supervisor, _directory: directory, _run: run }
+        House { supervisor, _receiver: receiver, _directory: directory, _run: run }
     }
 
     fn hostile(mode: SandboxMode) -> Self {
@@ -67,10 +72,11 @@ impl House {
     }
 
     async fn does(&self, act: Act) -> Result<Result<i64, i32>, CallError> {
-        let attached = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        let attached = [SocketType::STREAM, SocketType::DGRAM]
+            .map(|kind| socket(AddressFamily::UNIX, kind, None).unwrap())
+            .into();
         // Not asked again: it dies of it, or not.
-        let client =
-            Client::<HostileRequest, HostileResponse>::new(&self.supervisor, vec![attached], |_| true);
+        let client = Client::<HostileRequest, HostileResponse>::new(&self.supervisor, attached, |_| true);
         HostileClient::from(client)
             .act(client::context(rand::random(), Some(LIMIT)), act)
             .await
@@ -102,7 +108,7 @@ fn built(program: &str) -> PathBuf {
 }
 
 /// Each with how it is denied: by this error (of `errno.h`), or (`None`) by the death of the process.
-const ACTS: [(Act, Option<i32>); 16] = [
+const ACTS: [(Act, Option<i32>); 19] = [
     (Act::Open, Some(13)),
     (Act::Socket, None),
     (Act::Connect, None),
@@ -114,6 +120,9 @@ const ACTS: [(Act, Option<i32>); 16] = [
     (Act::Reserve, Some(12)),
     (Act::ReserveNothing, Some(12)),
     (Act::ReserveShared, Some(12)),
+    (Act::ReserveInParts, Some(12)),
+    (Act::Share, Some(1)),
+    (Act::Send, None),
     (Act::Shutdown, None),
     (Act::ShutdownDisguised, None),
     (Act::Duplicate, None),
@@ -285,4 +294,47 @@ async fn without_landlock_the_rest_stays_and_the_host_is_told() {
     let ready = house.supervisor.ready().await.unwrap();
     assert_eq!((ready.sandbox, ready.lacks), (Sandbox::None, None));
     house.supervisor.stop().await;
+}
+
+/// Runs `task-rpc` alone on this socket, with this asked of its sandbox, on a kernel without Landlock.
+fn alone_without_landlock(socket: &Path, mode: &str) -> Child {
+    Command::new(built("examples/without_landlock"))
+        .arg(built("task-rpc"))
+        .args(["--sandbox", mode, "--socket"])
+        .arg(socket)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn alone_without_landlock_it_says_that_its_socket_stays_or_does_not_serve() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("s");
+    let refused = alone_without_landlock(&socket, "require").wait_with_output().unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(
+        !refused.status.success() && said.contains("the sandbox is required, and cannot be had: no Landlock"),
+        "{said}"
+    );
+    assert!(!socket.exists());
+
+    // The second finds what the first has left.
+    for _ in 0..2 {
+        let mut alone = alone_without_landlock(&socket, "best-effort");
+        let (mut said, mut log) = (String::new(), BufReader::new(alone.stderr.take().unwrap()));
+        while !said.contains("serving Stats") {
+            assert!(log.read_line(&mut said).unwrap() > 0, "{said}");
+        }
+        assert!(
+            said.contains("sandbox partial: no Landlock")
+                && said.contains("; the socket file stays at the end"),
+            "{said}"
+        );
+        UnixStream::connect(&socket).unwrap();
+        kill_process(Pid::from_child(&alone), Signal::TERM).unwrap();
+        log.read_to_string(&mut said).unwrap();
+        let ended = alone.wait().unwrap();
+        assert!(ended.success() && socket.exists(), "{ended}: {said}");
+    }
 }

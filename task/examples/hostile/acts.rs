@@ -32,6 +32,12 @@ pub(crate) enum Act {
     ReserveNothing,
     /// Shares 100 GB with processes to come.
     ReserveShared,
+    /// Reserves 16 GB of which no part is large.
+    ReserveInParts,
+    /// Shares a page with processes to come.
+    Share,
+    /// Sends a datagram to a name, through the attached socket.
+    Send,
     /// Shuts the listener down.
     Shutdown,
     /// The same by a number of which the system looks at the lower half.

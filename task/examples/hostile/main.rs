@@ -62,17 +62,21 @@ impl Taken {
             Act::Socket => call(libc::SYS_socket, [libc::AF_INET.into(), libc::SOCK_STREAM.into(), 0, 0]),
             Act::Connect => {
                 let attached = self.connection.attachments.get(0).expect("a socket is attached");
-                // SAFETY: all zeros are an address.
-                let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
-                address.sun_family = libc::AF_UNIX as u16;
-                for (to, from) in address.sun_path.iter_mut().zip(self.socket.bytes()) {
-                    *to = from as libc::c_char;
-                }
+                let address = address(&self.socket);
                 let length = size_of_val(&address) as c_long;
-                call(
-                    libc::SYS_connect,
-                    [attached.as_raw_fd().into(), (&raw const address) as c_long, length, 0],
-                )
+                let address = (&raw const address) as c_long;
+                call(libc::SYS_connect, [attached.as_raw_fd().into(), address, length, 0])
+            }
+            Act::Send => {
+                let attached = self.connection.attachments.get(1).expect("a datagram socket is attached");
+                let address = address(&format!("{}.d", self.socket));
+                let length = size_of_val(&address) as u32;
+                // SAFETY: the byte and the address live until the call is over.
+                let sent = unsafe {
+                    let address = (&raw const address).cast();
+                    libc::sendto(attached.as_raw_fd(), c"x".as_ptr().cast(), 1, 0, address, length)
+                };
+                if sent < 0 { Err(Error::last_os_error()) } else { Ok(sent as c_long) }
             }
             Act::Exec => {
                 let words = [c"/bin/sh", c"-c", c"exit 42"].map(std::ffi::CStr::as_ptr);
@@ -105,6 +109,10 @@ impl Taken {
             Act::Reserve => reserve(libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE),
             Act::ReserveNothing => reserve(libc::PROT_NONE, libc::MAP_PRIVATE),
             Act::ReserveShared => reserve(libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED),
+            Act::ReserveInParts => (0..16).try_fold(0, |_, _| {
+                reserve_of(1 << 30, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE)
+            }),
+            Act::Share => reserve_of(4096, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED),
             Act::Shutdown => call(libc::SYS_shutdown, [listener(), libc::SHUT_RD.into(), 0, 0]),
             Act::ShutdownDisguised => {
                 call(libc::SYS_shutdown, [listener() | 1 << 32, libc::SHUT_RD.into(), 0, 0])
@@ -155,6 +163,16 @@ fn reserve_of(bytes: usize, protection: i32, kind: i32) -> Result<c_long, Error>
     // SAFETY: a new mapping at an address of the kernel's choice.
     let base: *mut c_void = unsafe { libc::mmap(null_mut(), bytes, protection, flags, -1, 0) };
     if base == libc::MAP_FAILED { Err(Error::last_os_error()) } else { Ok(base as c_long) }
+}
+
+fn address(path: &str) -> libc::sockaddr_un {
+    // SAFETY: all zeros are an address.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as u16;
+    for (to, from) in address.sun_path.iter_mut().zip(path.bytes()) {
+        *to = from as libc::c_char;
+    }
+    address
 }
 
 /// The number of the listener: the descriptor that accepts.
