@@ -44,9 +44,9 @@ fuzz: ## send what nobody has thought of to every parser of strangers' bytes
 	  $(CARGO) install --locked --version $(CARGO_FUZZ) --root target/tools cargo-fuzz
 	@for target in $(FUZZ); do \
 	  mkdir -p target/fuzz/$$target && echo "== $$target" && \
+	  $(CARGO) fuzz build --sanitizer none --features libfuzzer $$target && ( ulimit -d 262144 && \
 	  $(CARGO) fuzz run --sanitizer none --features libfuzzer $$target target/fuzz/$$target fuzz/corpus/$$target -- \
-	    -max_total_time=$(TIME) -max_len=4096 -len_control=0 -timeout=20 \
-	    -rss_limit_mb=1024 -malloc_limit_mb=64 -print_final_stats=1 || exit 1; \
+	    -max_total_time=$(TIME) -max_len=4096 -len_control=0 -timeout=20 -print_final_stats=1 ) || exit 1; \
 	done
 
 lint: export PATH := $(CURDIR)/target/tools/bin:$(PATH)
