@@ -74,6 +74,8 @@ pub const NOTICE: Duration = Duration::from_secs(1);
 /// For a message from its first byte to its last, while its client is waited for; see [`FRAME_BYTES_PER_SECOND`].
 /// Programs write a message at once: one that does not has stopped, or means to hold a place.
 pub const FRAME_TIME: Duration = Duration::from_secs(5);
+/// For the first message of a connection while others wait for its place: then it counts as idle.
+pub const BEGUN: Duration = Duration::from_millis(250);
 /// For each of these bytes that a message has, it may take a second more: a machine that swaps is no attacker.
 pub const FRAME_BYTES_PER_SECOND: u64 = 64 * 1024;
 /// A timer that is looked at so late says more of this process than of the client that it watches: it runs once more.
@@ -149,6 +151,8 @@ pub const JSON_ID: usize = 128;
 pub const JSON_ERROR: usize = 512;
 /// JSON replies that wait to be written, in bytes, before requests are only kept: one more is made at most, of a frame.
 pub const JSON_REPLIES: usize = 8 * 1024;
+/// Of what a connection has sent that is refused, in bytes, to tell in which protocol it is to hear why.
+pub const REFUSED: usize = 4 * 1024;
 /// One read of a connection, in bytes: some hundred small requests, or a 32nd of the largest.
 pub const READ: usize = 32 * 1024;
 /// Messages of a connection that are read in a row before others on the same thread have their turn: some hundred

@@ -1,19 +1,20 @@
 //! Accepts connections while there is room, and drains them at the end.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{SocketFlags, accept_with};
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tarpc::server::Serve;
-use task_proto::limits::{ACCEPT_BACKOFF, ACCEPT_BACKOFF_MAX, BACKLOG, HEARTBEAT, WARNED};
+use task_proto::limits::{ACCEPT_BACKOFF, ACCEPT_BACKOFF_MAX, BACKLOG, HEARTBEAT, REFUSED};
+use task_proto::wire;
 use task_proto::wire::json::Methods;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
@@ -23,6 +24,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use crate::connection::{self, Connection, Shared};
 use crate::log;
 use crate::seats::{OverShare, Seat, Seats};
+use crate::told::Told;
 
 /// Serves what comes through the listener until `end`; then every connection is shut for reading, those that wait in
 /// the backlog too, what was sent before is answered, and the listener is closed (this copy of it: it is never shut
@@ -57,7 +59,8 @@ pub(crate) async fn serve<S>(
             }
             connections.spawn_local(connection);
         };
-        let door = Door { listener, seats, waiting: RefCell::default(), warned: Cell::default() };
+        let (waiting, json) = (RefCell::default(), json.is_some());
+        let door = Door { listener, seats, waiting, json, shared: Rc::clone(&shared) };
         let mut end = pin!(end);
         tokio::select! {
             () = &mut end => {}
@@ -74,7 +77,7 @@ pub(crate) async fn serve<S>(
     };
     tokio::select! {
         () = beat => {}
-        () = log::summaries(&shared.scores) => {}
+        () = log::summaries(&shared.scores, &shared.told.refused) => {}
         () = work => {}
     }
 }
@@ -86,8 +89,9 @@ struct Door {
     /// Who has been accepted and has no seat yet. Whose process it is, is known only then, and decides whether others
     /// must make room.
     waiting: RefCell<Option<Guest>>,
-    /// When it was last told of a process that wants more than its share.
-    warned: Cell<Option<Instant>>,
+    /// Whether JSON is spoken.
+    json: bool,
+    shared: Rc<Shared>,
 }
 
 struct Guest {
@@ -107,7 +111,7 @@ impl Door {
             match accepted {
                 Ok(Ok(stream)) => {
                     backoff = Backoff::default();
-                    let Some(guest) = identified(stream) else { continue };
+                    let Some(guest) = identified(stream, &self.shared.told) else { continue };
                     let pid = guest.pid;
                     self.waiting.replace(Some(guest));
                     let seat = self.seats.take(pid).await;
@@ -126,7 +130,7 @@ impl Door {
     /// Accepts what was in the backlog when the drain began: nobody else might. Who connects from then on is left
     /// alone, but for the few that come before the backlog is seen empty.
     async fn sweep(self, welcome: &impl Fn(UnixStream, Rc<Seat>)) {
-        let Door { listener, seats, waiting, .. } = self;
+        let Door { listener, seats, waiting, shared, .. } = self;
         let listener = listener.into_inner();
         let mut guest = waiting.take();
         let mut backoff = Backoff::default();
@@ -143,7 +147,7 @@ impl Door {
             match next(&listener) {
                 Ok(stream) => {
                     left -= 1;
-                    guest = identified(stream);
+                    guest = identified(stream, &shared.told);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => backoff.wait(&error).await,
@@ -151,13 +155,24 @@ impl Door {
         }
     }
 
-    fn refuse(&self, guest: &Guest, OverShare { connections }: &OverShare) {
-        if self.warned.get().is_none_or(|last| last.elapsed() > WARNED) {
-            self.warned.set(Some(Instant::now()));
+    /// Says why, if it has sent anything by now: who says nothing is not waited for.
+    fn refuse(&self, Guest { stream, pid }: &Guest, OverShare { connections }: &OverShare) {
+        let limits = &self.shared.limits;
+        let reason = format!(
+            "process {pid} has {connections} of the {} connections, all busy, and one process may have no more; nothing was executed",
+            limits.connections
+        );
+        let mut sent = [0; REFUSED];
+        let count = recv(stream, &mut sent[..], RecvFlags::DONTWAIT).map_or(0, |(_, count)| count);
+        let said = wire::refusal(&sent[..count], &io::Error::other(reason), limits, self.json);
+        // There is room for it, as nothing was said before.
+        let _ = send(stream, &said, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        if let Some(more) = self.shared.told.over_share.one() {
             tracing::warn!(
                 log.target = "worker",
-                pid = guest.pid,
+                pid,
                 connections,
+                more,
                 "refused a connection: its process has as many as one may have, all busy"
             );
         }
@@ -170,7 +185,7 @@ fn next(listener: &UnixListener) -> io::Result<std::os::unix::net::UnixStream> {
 }
 
 /// The peer, if it is this user or root.
-fn identified(stream: std::os::unix::net::UnixStream) -> Option<Guest> {
+fn identified(stream: std::os::unix::net::UnixStream, told: &Told) -> Option<Guest> {
     let us = rustix::process::getuid().as_raw();
     match UnixStream::from_std(stream).and_then(|stream| Ok((stream.peer_cred()?, stream))) {
         // The pid of a process outside of this one's namespace is 0: all of these are one.
@@ -179,7 +194,9 @@ fn identified(stream: std::os::unix::net::UnixStream) -> Option<Guest> {
         }
         Ok((peer, _)) => {
             let (uid, pid) = (peer.uid(), peer.pid());
-            tracing::warn!(log.target = "worker", uid, pid, "refused a connection of another user");
+            if let Some(more) = told.foreign.one() {
+                tracing::warn!(log.target = "worker", uid, pid, more, "refused a connection of another user");
+            }
             None
         }
         Err(error) => {

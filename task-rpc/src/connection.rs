@@ -24,7 +24,8 @@ use tokio::time::sleep;
 use crate::blamed::Blamed;
 use crate::call::Observed;
 use crate::log::CallLevel;
-use crate::seats::Seat;
+use crate::seats::{Seat, Standing};
+use crate::told::{Told, Warnings};
 
 /// What a service may know of the connection whose calls it answers.
 #[derive(Debug, Clone)]
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     pub(crate) scores: Scores,
     pub(crate) calls: CallLevel,
     pub(crate) blamed: Blamed,
+    pub(crate) told: Told,
 }
 
 /// What a connection hears that speaks no protocol of this socket.
@@ -71,8 +73,8 @@ pub(crate) async fn serve<S>(
         let cause = error.source().map(tracing::field::display);
         if is_of_a_client_that_left(&*error) {
             tracing::debug!(log.target = "worker", %error, cause, "closed a connection");
-        } else {
-            tracing::warn!(log.target = "worker", %error, cause, "closed a connection");
+        } else if let Some(more) = shared.told.closed.one() {
+            tracing::warn!(log.target = "worker", %error, cause, more, "closed a connection");
         }
     }
 }
@@ -132,7 +134,7 @@ where
             let transport = wire::json_server(stream, &shared.limits, methods);
             converse(transport, observed(), shared, seat, leave).await
         }
-        (Some(byte), json) => Ok(turn_away(stream, byte, json.is_some()).await?),
+        (Some(byte), json) => Ok(turn_away(stream, byte, json.is_some(), &shared.told.strangers).await?),
     }
 }
 
@@ -154,6 +156,9 @@ where
     let mut requests = pin!(BaseChannel::new(config, transport).requests());
     let mut handlers = FuturesUnordered::new();
     let mut left = false;
+    let mut refused = 0;
+    // Whether any request has come whole.
+    let mut any = false;
     loop {
         // Once it is read no more and every answer is there, what remains is the client's part.
         let answered = left && handlers.is_empty();
@@ -173,10 +178,25 @@ where
             request = poll_fn(|cx| {
                 let next = requests.as_mut().poll_next(cx);
                 let channel = requests.channel();
-                seat.note(channel.in_flight_requests() == 0 && channel.transport().is_quiet());
+                let transport = channel.transport();
+                let before = std::mem::replace(&mut refused, transport.refused());
+                any |= next.is_ready() || refused > 0;
+                seat.note(match channel.in_flight_requests() {
+                    0 if transport.is_quiet() => Standing::Idle,
+                    0 if transport.owes_nothing() && !any => Standing::Begun,
+                    _ => Standing::Busy,
+                });
+                shared.told.refused.update(|all| all + refused - before);
                 next
             }) => match request {
-                Some(request) => handlers.push(wire::execute(request?, service.clone())),
+                Some(request) => {
+                    let request = request?;
+                    if let Err(error) = request.get().message.message() {
+                        shared.told.refused.update(|all| all + 1);
+                        tracing::debug!(log.target = "worker", reason = error.detail, "refused a request");
+                    }
+                    handlers.push(wire::execute(request, service.clone()));
+                }
                 None => return Ok(requests.channel().transport().farewell()?),
             },
         }
@@ -184,13 +204,15 @@ where
 }
 
 /// Says what is spoken here to a client that speaks something else.
-async fn turn_away(mut stream: FdStream, byte: u8, json: bool) -> io::Result<()> {
+async fn turn_away(mut stream: FdStream, byte: u8, json: bool, told: &Warnings) -> io::Result<()> {
     let (spoken, said) = if json {
         (BOTH_SPOKEN, "closed a connection that does not speak tarpc or JSON-RPC")
     } else {
         (TARPC_SPOKEN, "closed a connection that does not speak tarpc")
     };
-    tracing::warn!(log.target = "worker", byte, "{said}");
+    if let Some(more) = told.one() {
+        tracing::warn!(log.target = "worker", byte, more, "{said}");
+    }
     stream.write_all(spoken).await?;
     // A socket closed on unread bytes gives its peer ECONNRESET after the line, and not an end of file.
     let mut unread = [0; 4096];

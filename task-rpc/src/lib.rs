@@ -40,6 +40,7 @@ mod signals;
 mod standalone;
 mod supervised;
 mod sys;
+mod told;
 mod worker;
 
 pub use connection::Connection;

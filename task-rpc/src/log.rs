@@ -15,6 +15,7 @@
 //! or `debug`. Without it the log is at INFO and has no line for an ordinary call: only for one that failed, was slow,
 //! or whose client asks for a trace, and a summary of each minute that had calls.
 
+use std::cell::Cell;
 use std::fmt::{self, Write as _};
 use std::io::IsTerminal as _;
 use std::panic;
@@ -58,21 +59,30 @@ pub(crate) fn start(supervised: bool) -> CallLevel {
 }
 
 /// Writes the summaries, for as long as it is polled.
-pub(crate) async fn summaries(scores: &Scores) {
+pub(crate) async fn summaries(scores: &Scores, refused: &Cell<u64>) {
     let mut ticks = interval_at(Instant::now() + SUMMARY, SUMMARY);
     let mut before = scores.totals();
     loop {
         ticks.tick().await;
         let now = scores.totals();
-        summarise(&now.since(&before));
+        summarise(&now.since(&before), refused.take());
         before = now;
     }
 }
 
-fn summarise(Totals { calls, failed, latencies }: &Totals) {
-    if *calls > 0 {
+/// `refused`: requests that came to no call.
+fn summarise(Totals { calls, failed, latencies }: &Totals, refused: u64) {
+    if *calls > 0 || refused > 0 {
         let (p50_us, p99_us) = (latencies.quantile(0.5), latencies.quantile(0.99));
-        tracing::info!(log.target = "worker", calls, failed, p50_us, p99_us, "calls of the last minute");
+        tracing::info!(
+            log.target = "worker",
+            calls,
+            failed,
+            refused,
+            p50_us,
+            p99_us,
+            "calls of the last minute"
+        );
     }
 }
 
@@ -221,7 +231,10 @@ mod tests {
         let board = task_proto::scoreboard::Board::create().unwrap();
         let scores = Scores::map(board.fd()).unwrap();
         let before = scores.totals();
-        assert_eq!(logged(Format::Json, || summarise(&scores.totals().since(&before))), "");
+        assert_eq!(logged(Format::Json, || summarise(&scores.totals().since(&before), 0)), "");
+        assert!(
+            logged(Format::Json, || summarise(&scores.totals().since(&before), 1)).contains("\"refused\":1")
+        );
         for failed in [true, false, false] {
             let call = scores.connect().begin("Stats.mean", 1);
             if failed {
@@ -229,10 +242,11 @@ mod tests {
             }
             call.answered();
         }
-        let line = logged(Format::Json, || summarise(&scores.totals().since(&before)));
+        let line = logged(Format::Json, || summarise(&scores.totals().since(&before), 7));
         let line: Value = serde_json::from_str(&line).unwrap();
         assert_eq!((&line["level"], &line["target"]), (&"INFO".into(), &"worker".into()));
         assert_eq!((&line["fields"]["calls"], &line["fields"]["failed"]), (&3.into(), &1.into()));
+        assert_eq!(line["fields"]["refused"], 7);
         assert!(line["fields"]["p50_us"].is_u64() && line["fields"]["p99_us"].is_u64(), "{line}");
     }
 

@@ -6,7 +6,9 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::Instant;
 
+use task_proto::limits::BEGUN;
 use tokio::sync::Notify;
+use tokio::time::timeout_at;
 
 /// The seats of a worker.
 #[derive(Debug)]
@@ -26,9 +28,20 @@ pub(crate) struct Seats {
 pub(crate) struct Seat {
     seats: Rc<Seats>,
     pid: i32,
-    idle_since: Cell<Option<Instant>>,
+    standing: Cell<Standing>,
+    since: Cell<Instant>,
     told: Cell<bool>,
     leave: Notify,
+}
+
+/// What a connection is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// No call is in flight, nothing half read or half written.
+    Idle,
+    /// It has begun to send its first request. Programs send one at once: who does not is idle in truth.
+    Begun,
+    Busy,
 }
 
 /// A process has as many connections as it may have, and none of them is idle.
@@ -61,17 +74,22 @@ impl Seats {
             if all < self.number && !over {
                 break;
             }
-            if !self.ask_one(over.then_some(pid)) && over {
+            let asked = self.ask_one(over.then_some(pid));
+            if over && asked != Asked::One {
                 self.waited_for.set(false);
                 return Err(OverShare { connections: own });
             }
-            self.changed.notified().await;
+            match asked {
+                Asked::Later(when) => drop(timeout_at(when.into(), self.changed.notified()).await),
+                _ => self.changed.notified().await,
+            }
         }
         self.waited_for.set(false);
         let seat = Rc::new(Seat {
             seats: Rc::clone(self),
             pid,
-            idle_since: Cell::new(Some(Instant::now())),
+            standing: Cell::new(Standing::Idle),
+            since: Cell::new(Instant::now()),
             told: Cell::new(false),
             leave: Notify::new(),
         });
@@ -104,22 +122,32 @@ impl Seats {
     }
 
     /// Tells the connection that has been idle longest to leave, of this process where one is given; it stays that one
-    /// until it has left. False if none is idle.
-    fn ask_one(&self, pid: Option<i32>) -> bool {
+    /// until it has left.
+    fn ask_one(&self, pid: Option<i32>) -> Asked {
         let taken = self.taken.borrow();
-        let idle =
+        let seats =
             taken.iter().filter_map(Weak::upgrade).filter(|seat| pid.is_none_or(|pid| seat.pid == pid));
-        let idle = idle.filter_map(|seat| Some((seat.idle_since.get()?, seat)));
-        let Some((since, seat)) = idle.min_by_key(|(since, _)| *since) else { return false };
-        let idle_ms = since.elapsed().as_millis() as u64;
+        let idle = seats.filter_map(|seat| Some((seat.idle_since()?, seat)));
+        let Some((since, seat)) = idle.min_by_key(|(since, _)| *since) else { return Asked::None };
+        let Some(idle) = Instant::now().checked_duration_since(since) else { return Asked::Later(since) };
+        let idle_ms = idle.as_millis() as u64;
         tracing::debug!(
             log.target = "worker",
             idle_ms,
             "others wait: closing the connection that was idle longest"
         );
         seat.give_up();
-        true
+        Asked::One
     }
+}
+
+/// Whether a connection was told to leave.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    One,
+    /// It will be idle then, if nothing more comes.
+    Later(Instant),
+    None,
 }
 
 impl Drop for Seat {
@@ -134,13 +162,21 @@ impl Seat {
         self.pid
     }
 
-    /// Says whether the connection is idle: no call in flight, nothing half read or half written.
-    pub(crate) fn note(&self, idle: bool) {
-        if idle == self.idle_since.get().is_some() {
-            return;
+    /// Says what the connection is at.
+    pub(crate) fn note(&self, standing: Standing) {
+        if self.standing.replace(standing) != standing {
+            self.since.set(Instant::now());
+            self.seats.tell();
         }
-        self.idle_since.set(idle.then(Instant::now));
-        self.seats.tell();
+    }
+
+    /// From when on it counts as idle, which may be yet to come.
+    fn idle_since(&self) -> Option<Instant> {
+        match self.standing.get() {
+            Standing::Idle => Some(self.since.get()),
+            Standing::Begun => Some(self.since.get() + BEGUN),
+            Standing::Busy => None,
+        }
     }
 
     /// Resolves, once, when the connection is to read no more.
@@ -174,15 +210,15 @@ mod tests {
         let seats = Seats::new(3);
         let [first, second, third] = [1, 2, 3].map(|pid| seat(&seats, pid));
         // The first has been busy since.
-        first.note(false);
-        first.note(true);
+        first.note(Standing::Busy);
+        first.note(Standing::Idle);
         assert_eq!(told(&[&first, &second, &third]), [false; 3], "nobody waits");
         let mut next = Box::pin(seats.take(4));
         assert!(futures::poll!(&mut next).is_pending());
         assert_eq!(told(&[&first, &second, &third]), [false, true, false]);
         assert!(second.told_to_leave().now_or_never().is_some());
-        third.note(false);
-        third.note(true);
+        third.note(Standing::Busy);
+        third.note(Standing::Idle);
         assert!(futures::poll!(&mut next).is_pending(), "one leaves for one that comes");
         assert_eq!(told(&[&first, &second, &third]), [false, true, false]);
         drop(second);
@@ -194,17 +230,17 @@ mod tests {
     async fn a_busy_connection_is_never_chosen_and_the_first_to_become_idle_is() {
         let seats = Seats::new(2);
         let [first, second] = [1, 2].map(|pid| seat(&seats, pid));
-        first.note(false);
-        second.note(false);
+        first.note(Standing::Busy);
+        second.note(Standing::Busy);
         let mut next = Box::pin(seats.take(3));
         assert!(futures::poll!(&mut next).is_pending());
         assert_eq!(told(&[&first, &second]), [false; 2]);
-        second.note(true);
+        second.note(Standing::Idle);
         assert!(futures::poll!(&mut next).is_pending());
         assert_eq!(told(&[&first, &second]), [false, true]);
         // A request had been sent to it before: it stays for as long as that takes, so another has to leave.
-        second.note(false);
-        first.note(true);
+        second.note(Standing::Busy);
+        first.note(Standing::Idle);
         assert!(futures::poll!(&mut next).is_pending());
         assert_eq!(told(&[&first, &second]), [true, true]);
         drop(first);
@@ -212,11 +248,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_begins_a_request_and_does_not_end_it_leaves_after_a_moment_when_somebody_waits() {
+        let seats = Seats::new(2);
+        let [begun, busy] = [1, 2].map(|pid| seat(&seats, pid));
+        begun.note(Standing::Begun);
+        busy.note(Standing::Busy);
+        let mut next = Box::pin(seats.take(3));
+        assert!(futures::poll!(&mut next).is_pending());
+        assert_eq!(told(&[&begun, &busy]), [false; 2], "its request may be on its way");
+        let leaves = async {
+            begun.told_to_leave().await;
+            assert!(begun.since.get().elapsed() >= BEGUN);
+            assert!(!busy.told.get());
+            drop(begun);
+        };
+        let (next, ()) = futures::join!(next, leaves);
+        next.unwrap();
+    }
+
+    #[tokio::test]
     async fn a_process_at_its_half_gets_the_place_of_its_own_idle_connection_and_not_of_anothers() {
         let seats = Seats::new(5);
         let other = seat(&seats, 2);
         let own = [1, 1, 1].map(|pid| seat(&seats, pid));
-        own[0].note(false);
+        own[0].note(Standing::Busy);
         let mut next = Box::pin(seats.take(1));
         assert!(futures::poll!(&mut next).is_pending(), "though one of five is free");
         assert_eq!(told(&[&other, &own[0], &own[1], &own[2]]), [false, false, true, false]);
@@ -231,15 +286,15 @@ mod tests {
         let idle = seat(&seats, 2);
         let own = [1, 1].map(|pid| seat(&seats, pid));
         for seat in &own {
-            seat.note(false);
+            seat.note(Standing::Busy);
         }
         assert_eq!(seats.take(1).now_or_never().unwrap().unwrap_err(), OverShare { connections: 2 });
         assert!(!idle.told.get());
         // One was told to leave and got busy instead.
-        own[0].note(true);
+        own[0].note(Standing::Idle);
         let mut next = Box::pin(seats.take(1));
         assert!(futures::poll!(&mut next).is_pending());
-        own[0].note(false);
+        own[0].note(Standing::Busy);
         assert_eq!(next.await.unwrap_err(), OverShare { connections: 2 });
         assert_eq!(told(&[&idle, &own[0], &own[1]]), [false, true, false]);
         let one = Seats::new(1);
@@ -250,7 +305,7 @@ mod tests {
     async fn at_the_end_all_are_told_also_who_comes_then() {
         let seats = Seats::new(4);
         let early = seat(&seats, 1);
-        early.note(false);
+        early.note(Standing::Busy);
         let _another = seat(&seats, 1);
         seats.close();
         let late = seat(&seats, 1);

@@ -31,6 +31,7 @@ use crate::notify::Manager;
 use crate::signals::Ends;
 use crate::standalone::{Place, SocketFile};
 use crate::supervised::Start;
+use crate::told::Told;
 use crate::{accept, lifeline, log, notify, sandbox, signals, supervised, sys};
 
 /// A process that serves calls: under a host, or alone.
@@ -259,7 +260,8 @@ fn shared(
     calls: CallLevel,
     blamed: Blamed,
 ) -> Rc<Shared> {
-    Rc::new(Shared { limits: Arc::new(limits), greeting, scores, calls, blamed })
+    let told = Told::default();
+    Rc::new(Shared { limits: Arc::new(limits), greeting, scores, calls, blamed, told })
 }
 
 fn drained(shared: &Shared) {

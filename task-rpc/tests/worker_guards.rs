@@ -180,6 +180,23 @@ async fn a_process_whose_half_of_the_connections_is_busy_gets_no_more_and_others
     third.ping(context()).await.unwrap_err();
     let pid = std::process::id();
     let line = host.process.wait_for("refused a connection");
+    // Who has said by then what it speaks hears why.
+    for (sent, told) in [
+        (&br#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#[..], true),
+        (br#"{"id":1,"method":"ping"}"#, false),
+        (b"\0\0\0\x01\0", true),
+        (b"GET / HTTP/1.0", false),
+    ] {
+        host.process.signal(Signal::STOP);
+        let mut refused = UnixStream::connect(&host.socket).unwrap();
+        refused.write_all(sent).unwrap();
+        host.process.signal(Signal::CONT);
+        let mut heard = Vec::new();
+        refused.read_to_end(&mut heard).unwrap();
+        let heard = String::from_utf8_lossy(&heard);
+        assert_eq!(heard.contains("2 of the 4 connections"), told, "{heard}");
+        assert_eq!(heard.is_empty(), !told);
+    }
     assert!(line.contains(&format!(r#""pid":{pid}"#)) && line.contains(r#""connections":2"#), "{line}");
     assert_eq!(call_example(&host.socket), "mean    2\nmedian  2\nmode    1, 3\n");
     first_input.write_all(b"1 2 3").unwrap();
@@ -189,6 +206,19 @@ async fn a_process_whose_half_of_the_connections_is_busy_gets_no_more_and_others
     fourth.ping(context()).await.unwrap();
     drop(second_input);
     second_call.await.unwrap_err();
+}
+
+#[test]
+fn who_begins_a_first_request_and_does_not_end_it_keeps_nobody_waiting() {
+    for begun in [&b"\0"[..], b"{\"jsonrpc\":"] {
+        let host = host_of(1);
+        let mut slow = UnixStream::connect(&host.socket).unwrap();
+        slow.write_all(begun).unwrap();
+        let began = std::time::Instant::now();
+        assert_eq!(call_example(&host.socket), "mean    2\nmedian  2\nmode    1, 3\n");
+        let took = began.elapsed();
+        assert!(took < Limits::default().frame_time / 2, "{took:?}");
+    }
 }
 
 #[tokio::test]

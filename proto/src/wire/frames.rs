@@ -49,6 +49,15 @@ pub struct Frames<Req: DeserializeOwned, Resp: Serialize> {
     whole: u64,
 }
 
+/// The frame that says why a connection is closed.
+pub(super) fn notice(reason: &io::Error, limit: usize) -> Vec<u8> {
+    let error = ServerError::new(reason.kind(), reason.to_string());
+    let message = Err(WireError::from(&error));
+    let notice = encode(&message::Response::<()> { request_id: NOTICE_ID, message }, limit);
+    // One over the limit would not be read.
+    notice.map_or_else(|_| Vec::new(), |notice| [&(notice.len() as u32).to_be_bytes(), &notice[..]].concat())
+}
+
 impl<Req: DeserializeOwned, Resp: Serialize> Server<Frames<Req, Resp>> {
     /// Says who serves, before any request is read.
     pub async fn greet(&mut self, greeting: &Greeting) -> io::Result<()> {
@@ -80,6 +89,11 @@ impl<Req: DeserializeOwned, Resp: Serialize> Dialect for Frames<Req, Resp> {
         false
     }
 
+    /// It has errors of its own only where a request cannot be decoded, which [`Gated`](super::Gated) tells.
+    fn refused(&self) -> u64 {
+        0
+    }
+
     fn poll_expired(&mut self, _: &mut Context<'_>) -> Poll<u64> {
         Poll::Pending
     }
@@ -109,14 +123,7 @@ impl<Req: DeserializeOwned, Resp: Serialize> Dialect for Frames<Req, Resp> {
     }
 
     fn notice(&self, reason: &io::Error) -> Vec<u8> {
-        let error = ServerError::new(reason.kind(), reason.to_string());
-        let message = Err(WireError::from(&error));
-        let notice = encode(&message::Response::<()> { request_id: NOTICE_ID, message }, self.limit);
-        // One over the limit would not be read.
-        notice.map_or_else(
-            |_| Vec::new(),
-            |notice| [&(notice.len() as u32).to_be_bytes(), &notice[..]].concat(),
-        )
+        notice(reason, self.limit)
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

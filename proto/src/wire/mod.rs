@@ -30,5 +30,5 @@ pub use gate::{Gated, Permit, execute, serve_gated};
 pub use hangup::Hangup;
 pub use json::{Lines, json_server};
 pub use message::{Greeting, clamped};
-pub use server::{Dialect, Server};
+pub use server::{Dialect, Server, refusal};
 pub use stream::{Attachments, FdStream, Outgoing};

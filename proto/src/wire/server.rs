@@ -22,6 +22,7 @@ use super::clocks::{Begun, Unread};
 use super::gate::{Gated, Permit};
 use super::stream::{Attachments, FdStream};
 use super::turns::Turns;
+use super::{frames, json};
 use crate::limits::{Limits, STRETCH};
 
 /// What a client speaks: how bytes become requests, and replies bytes. The two are [`Frames`](super::Frames) and
@@ -45,6 +46,9 @@ pub trait Dialect: Unpin {
 
     /// Whether replies are outstanding that only [`poll_expired`](Dialect::poll_expired) might give.
     fn owes(&self) -> bool;
+
+    /// Requests so far that were answered though the service has heard nothing of them, or whose replies were withheld.
+    fn refused(&self) -> u64;
 
     /// Ready when more may be said in reply to what is read. An error of the socket is found by whoever writes next.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()>;
@@ -143,11 +147,18 @@ impl<D: Dialect> Server<D> {
 
     /// Whether nothing of it is half read, half written or held back.
     pub fn is_quiet(&self) -> bool {
-        matches!(self.state, State::Reading)
-            && self.held.is_empty()
-            && self.dialect.begun() == 0
-            && self.dialect.stream().is_read()
-            && self.dialect.is_quiet()
+        self.owes_nothing() && self.dialect.begun() == 0 && self.dialect.stream().is_read()
+    }
+
+    /// Whether nothing of it is half written or held back: if it is not quiet, its client has begun a message and not
+    /// ended it.
+    pub fn owes_nothing(&self) -> bool {
+        matches!(self.state, State::Reading) && self.held.is_empty() && self.dialect.is_quiet()
+    }
+
+    /// Requests so far whose answers are none of the service's.
+    pub fn refused(&self) -> u64 {
+        self.dialect.refused()
     }
 
     /// Reads no more than what was sent before: the client's next write fails, so it knows that it was never executed.
@@ -167,6 +178,23 @@ impl<D: Dialect> Server<D> {
         let _ = send(self.as_fd(), &notice, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
         Err(io::Error::new(reason.kind(), reason.to_string()))
     }
+}
+
+/// What tells a client whose connection is closed at once why, if it can be told what it speaks by the first bytes that it
+/// sent. Where JSON is not spoken, or it might be of version 1 (it would take this for a reply), it is told nothing.
+pub fn refusal(sent: &[u8], reason: &io::Error, limits: &Limits, json: bool) -> Vec<u8> {
+    match sent.first() {
+        Some(0) => frames::notice(reason, limits.frame),
+        Some(b'{' | b'[' | b' ' | b'\t' | b'\r' | b'\n') if json && is_of_version_two(sent) => {
+            json::notice(reason)
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn is_of_version_two(sent: &[u8]) -> bool {
+    let member = b"\"jsonrpc\"";
+    sent.windows(member.len()).any(|part| part == member)
 }
 
 impl<D: Dialect> AsFd for Server<D> {

@@ -50,6 +50,14 @@ fn the_replies_of_a_batch_fit_a_line_and_the_rest_are_told_so() {
         let refused = replies.iter().filter(|reply| reply["error"]["code"] == -32003).count();
         let answered = replies.iter().filter(|reply| reply["result"].is_string()).count();
         assert_eq!((answered, refused), (2, 8));
+        // However many they are, there is room for the rest to be told.
+        for (count, bytes) in [(40, 100), (30, 500), (30, 250), (3, 9000), (12, 600)] {
+            json.send(&batch((0..count).map(|id| request(id, "grow", &json!({ "bytes": bytes }))))).await;
+            let line = json.line().await;
+            assert!(line.len() <= 8192, "{count} of {bytes}: {}", line.len());
+            let replies: Vec<Value> = serde_json::from_str(&line).unwrap();
+            assert_eq!(replies.len(), count as usize);
+        }
     });
 }
 

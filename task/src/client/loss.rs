@@ -42,6 +42,12 @@ pub(super) fn of(error: RpcError, sent: bool, greeted: bool) -> Loss {
             None => CallError::Service(error),
         })),
         RpcError::Send(error) => Loss::None(Some(CallError::NeverSent(error))),
+        // A notice before the greeting: the service will not have this connection, and would say so again.
+        RpcError::Channel(ChannelError::Read(ref cause))
+            if !greeted && kind(cause.as_ref()) == Some(ErrorKind::ConnectionAborted) =>
+        {
+            Loss::None(Some(CallError::NeverSent(in_full(&error).into())))
+        }
         RpcError::Channel(ChannelError::Read(ref cause))
             // A notice of a living worker, and bytes that are no message: another try would end likewise.
             if sent && matches!(kind(cause.as_ref()), Some(ErrorKind::ConnectionAborted | ErrorKind::InvalidData)) =>
@@ -133,9 +139,13 @@ mod tests {
     fn a_notice_of_a_living_worker_ends_the_call_that_was_sent() {
         for kind in [ErrorKind::ConnectionAborted, ErrorKind::InvalidData] {
             assert_eq!(name(read(kind), true, true), "over");
-            assert_eq!(name(read(kind), true, false), "over");
             // Another call's connection.
             assert_eq!(name(read(kind), false, true), "never sent");
+        }
+        assert_eq!(name(read(ErrorKind::InvalidData), true, false), "over", "who knows what a stranger did");
+        // A service that refuses the connection is not asked again at once.
+        for sent in [true, false] {
+            assert_eq!(name(read(ErrorKind::ConnectionAborted), sent, false), "cannot be sent");
         }
         let Loss::None(Some(error)) = of(read(ErrorKind::ConnectionAborted), true, true) else { panic!() };
         assert!(error.to_string().starts_with("outcome unknown: "), "{error}");

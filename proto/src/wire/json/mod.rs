@@ -5,12 +5,14 @@
 //! the client takes replies; until then requests are read on and held, so that a client that writes all before it
 //! reads is no worse off than tarpc's.
 
+mod batch;
 mod envelope;
 mod methods;
 mod reply;
 
 use std::borrow::Cow;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, ErrorKind};
 use std::ops::Range;
@@ -27,12 +29,15 @@ use tokio::sync::Semaphore;
 use tokio_util::time::DelayQueue;
 use tokio_util::time::delay_queue::Key;
 
+use self::batch::Batches;
 use self::envelope::{Caller, Envelope, Unfit, Version};
 pub use self::methods::{Methods, Params};
 pub use self::reply::JsonError;
+use self::reply::TooLarge;
 use super::gate::{Gated, Permit};
 use super::server::{Admitted, Dialect, Held, Incoming, Server};
 use super::stream::FdStream;
+use crate::crash::TraceId;
 use crate::limits::{JSON_ERROR, JSON_REPLIES, Limits, NO_DEADLINE};
 
 /// The server's end of a connection whose client speaks JSON-RPC. Made within a tokio runtime.
@@ -48,7 +53,6 @@ pub fn json_server<Req, Resp>(
         template: context::current(),
         line: limits.frame,
         batch: limits.in_flight,
-        batched_limit: limits.held,
         buffer: BytesMut::new(),
         scanned: 0,
         ended: false,
@@ -56,10 +60,15 @@ pub fn json_server<Req, Resp>(
         arrived: VecDeque::new(),
         next: 0,
         calls: HashMap::new(),
-        batches: HashMap::new(),
-        batched: 0,
+        batches: Batches::new(limits.frame, limits.held),
+        unsaid: reply::error(
+            &Caller { id: None, version: Version::Two },
+            &JsonError::too_large(limits.frame),
+        )
+        .len(),
         deadlines: DelayQueue::new(),
         out: BytesMut::new(),
+        refused: 0,
     };
     Server::new(lines, permits, limits)
 }
@@ -74,8 +83,6 @@ pub struct Lines<Req, Resp> {
     line: usize,
     /// The most requests of a batch.
     batch: usize,
-    /// The most bytes of replies that wait for the rest of their batches.
-    batched_limit: usize,
     buffer: BytesMut,
     /// How much of the buffer has no end of a line.
     scanned: usize,
@@ -87,11 +94,21 @@ pub struct Lines<Req, Resp> {
     next: u64,
     /// All that are not answered, by the numbers that they have here.
     calls: HashMap<u64, Call>,
-    /// Those that are not answered, by the number of their first request.
-    batches: HashMap<u64, Batch>,
-    batched: usize,
+    batches: Batches,
+    /// The length of the error that stands for a reply too large, without its request's id.
+    unsaid: usize,
     deadlines: DelayQueue<u64>,
     out: BytesMut,
+    /// Requests that had an answer which is none of the service's.
+    refused: u64,
+}
+
+/// The line that says why a connection is closed.
+pub(super) fn notice(reason: &io::Error) -> Vec<u8> {
+    let nobody = Caller { id: None, version: Version::Two };
+    let mut notice = reply::error(&nobody, &JsonError::closing(reason));
+    notice.push(b'\n');
+    notice
 }
 
 /// A request that is not answered.
@@ -101,11 +118,20 @@ struct Call {
     unfit: bool,
     batch: Option<u64>,
     timer: Option<Key>,
+    /// Bytes of its batch's reply that are kept for it.
+    kept: usize,
+    /// Once it is known.
+    trace_id: TraceId,
 }
 
-struct Batch {
-    replies: Vec<u8>,
-    outstanding: usize,
+impl Call {
+    fn new(caller: Caller, unfit: bool, batch: Option<u64>, timer: Option<Key>) -> Self {
+        Call { caller, unfit, batch, timer, kept: 0, trace_id: TraceId(0) }
+    }
+
+    fn is_answered(&self) -> bool {
+        self.caller.id.is_some() || self.unfit
+    }
 }
 
 /// A request that waits for a permit; or what it is to be answered with.
@@ -145,21 +171,21 @@ impl<Req, Resp> Lines<Req, Resp> {
 
     fn read_line(&mut self, line: &[u8]) -> io::Result<()> {
         let Ok(text) = std::str::from_utf8(line.trim_ascii()) else {
-            return self.refuse(JsonError::parse("not JSON: it is not UTF-8"));
+            return self.hold_refused(JsonError::parse("not JSON: it is not UTF-8"));
         };
         if !text.starts_with('[') {
             return self.read_request(text, None);
         }
         let members = match envelope::members(text, self.batch) {
             Ok(members) => members,
-            Err(error) => return self.refuse(error),
+            Err(error) => return self.hold_refused(error),
         };
         let number = self.next;
-        self.batches.insert(number, Batch { replies: Vec::new(), outstanding: members.len() });
+        self.batches.begin(number, members.len());
         members.into_iter().try_for_each(|member| self.read_request(member.get(), Some(number)))
     }
 
-    fn refuse(&mut self, error: JsonError) -> io::Result<()> {
+    fn hold_refused(&mut self, error: JsonError) -> io::Result<()> {
         self.hold_unfit(Unfit { version: None, id: None, notification: false, error }, None)
     }
 
@@ -170,7 +196,7 @@ impl<Req, Resp> Lines<Req, Resp> {
         };
         self.spoke_one |= caller.version == Version::One;
         let timer = deadline.map(|deadline| self.deadlines.insert(self.next, deadline));
-        let call = Call { caller, unfit: false, batch, timer };
+        let call = Call::new(caller, false, batch, timer);
         if deadline.is_some_and(|deadline| deadline.is_zero()) {
             // There may be a permit before the timer is looked at.
             self.hold(call, 0, Err(JsonError::deadline()));
@@ -193,13 +219,20 @@ impl<Req, Resp> Lines<Req, Resp> {
         let caller = Caller { id, version: version.unwrap_or(Version::Two) };
         // What it is to be answered with is larger than what was sent.
         let size = 2 * error.message().len() + JSON_ERROR;
-        self.hold(Call { caller, unfit: !notification, batch, timer: None }, size, Err(error));
+        self.hold(Call::new(caller, !notification, batch, None), size, Err(error));
         Ok(())
     }
 
-    fn hold(&mut self, call: Call, text: usize, request: Result<Request, JsonError>) {
+    fn hold(&mut self, mut call: Call, text: usize, request: Result<Request, JsonError>) {
         let id = self.next;
         self.next += 1;
+        if let Some(batch) = call.batch
+            && call.is_answered()
+        {
+            // With a comma.
+            call.kept = self.unsaid + call.caller.id.as_deref().map_or(0, str::len) + 1;
+            self.batches.keep(batch, call.kept);
+        }
         // Its deadline is the timer's affair.
         let deadline = Instant::now() + NO_DEADLINE;
         let bytes = text + size_of::<Call>() + call.caller.id.as_deref().map_or(0, str::len);
@@ -208,46 +241,56 @@ impl<Req, Resp> Lines<Req, Resp> {
     }
 
     /// Answers a request once: later answers are nobody's.
-    fn answer(&mut self, number: u64, reply: impl FnOnce(&Caller, usize) -> Vec<u8>) {
-        let Some(Call { caller, unfit, batch, timer }) = self.calls.remove(&number) else { return };
-        if let Some(timer) = timer {
-            self.deadlines.try_remove(&timer);
+    fn answer(&mut self, number: u64, reply: impl FnOnce(&Caller, usize) -> Result<Vec<u8>, TooLarge>) {
+        let Some(call) = self.calls.remove(&number) else { return };
+        if let Some(timer) = &call.timer {
+            self.deadlines.try_remove(timer);
         }
-        let wanted = caller.id.is_some() || unfit;
-        let Some(number) = batch else {
-            if wanted {
-                // With its end of line.
-                self.out.extend_from_slice(&reply(&caller, self.line.saturating_sub(1)));
+        // With its end of line, or its brackets.
+        let said = call.is_answered().then(|| reply(&call.caller, self.line.saturating_sub(1)));
+        let Some(batch) = call.batch else {
+            if let Some(said) = said {
+                let said = said.unwrap_or_else(|TooLarge| self.too_large(&call));
+                self.out.extend_from_slice(&said);
                 self.out.extend_from_slice(b"\n");
             }
             return;
         };
-        let Some(batch) = self.batches.get_mut(&number) else { return };
-        if wanted {
-            let mut said = reply(&caller, self.line);
-            // Brackets, a comma each, and the end of line.
-            if batch.replies.len() + said.len() + 3 > self.line
-                || self.batched + said.len() > self.batched_limit
-            {
-                said = reply::error(&caller, &JsonError::too_large(self.line));
-            }
-            batch.replies.push(if batch.replies.is_empty() { b'[' } else { b',' });
-            batch.replies.extend_from_slice(&said);
-            self.batched += said.len() + 1;
+        let mut fits = true;
+        let too_large = || {
+            fits = false;
+            reply::error(&call.caller, &JsonError::too_large(self.line))
+        };
+        if let Some(line) = self.batches.answer(batch, call.kept, said, too_large) {
+            self.out.extend_from_slice(&line);
         }
-        batch.outstanding -= 1;
-        if batch.outstanding == 0
-            && let Some(Batch { replies, .. }) = self.batches.remove(&number)
-            && !replies.is_empty()
-        {
-            self.batched -= replies.len();
-            self.out.extend_from_slice(&replies);
-            self.out.extend_from_slice(b"]\n");
+        if !fits {
+            self.note(call.trace_id, &JsonError::too_large(self.line));
         }
     }
 
+    fn too_large(&mut self, call: &Call) -> Vec<u8> {
+        let error = JsonError::too_large(self.line);
+        self.note(call.trace_id, &error);
+        reply::error(&call.caller, &error)
+    }
+
     fn answer_error(&mut self, number: u64, error: &JsonError) {
-        self.answer(number, |caller, _| reply::error(caller, error));
+        self.answer(number, |caller, _| Ok(reply::error(caller, error)));
+    }
+
+    /// Answers a request that the service does not hear of.
+    fn refuse(&mut self, number: u64, error: &JsonError) {
+        let trace_id = self.calls.get(&number).map_or(TraceId(0), |call| call.trace_id);
+        self.note(trace_id, error);
+        self.answer_error(number, error);
+    }
+
+    fn note(&mut self, trace_id: TraceId, error: &JsonError) {
+        self.refused += 1;
+        let reason = error.message();
+        let trace_id = (trace_id.0 != 0).then(|| tracing::field::display(trace_id));
+        tracing::debug!(log.target = "worker", reason, trace_id, "refused a request");
     }
 
     /// What the service's request is.
@@ -297,6 +340,10 @@ impl<Req, Resp> Dialect for Lines<Req, Resp> {
         !self.calls.is_empty()
     }
 
+    fn refused(&self) -> u64 {
+        self.refused
+    }
+
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.poll_ready(cx).map(|_| ())
     }
@@ -342,21 +389,25 @@ impl<Req, Resp> Dialect for Lines<Req, Resp> {
         let request = match held.body.0 {
             Ok(request) => request,
             Err(error) => {
-                self.answer_error(held.id, &error);
+                self.refuse(held.id, &error);
                 return Ok(None);
             }
         };
+        let trace_id = request.trace_id.unwrap_or_else(|| self.trace_id(&request));
+        if let Some(call) = self.calls.get_mut(&held.id) {
+            call.trace_id = TraceId(trace_id);
+        }
         let message = match self.decode(&request) {
             Ok(message) => Gated::new(Ok(message), permit),
             Err(error) => {
-                self.answer_error(held.id, &error);
+                self.refuse(held.id, &error);
                 return Ok(None);
             }
         };
         let mut context = self.template;
         context.deadline = request.deadline;
         context.trace_context = trace::Context {
-            trace_id: request.trace_id.unwrap_or_else(|| self.trace_id(&request)).into(),
+            trace_id: trace_id.into(),
             span_id: trace::SpanId::default(),
             // Whoever gives an id wants to find it in the log.
             sampling_decision: match request.trace_id {
@@ -371,10 +422,7 @@ impl<Req, Resp> Dialect for Lines<Req, Resp> {
         if self.spoke_one {
             return Vec::new();
         }
-        let nobody = Caller { id: None, version: Version::Two };
-        let mut notice = reply::error(&nobody, &JsonError::closing(reason));
-        notice.push(b'\n');
-        notice
+        notice(reason)
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

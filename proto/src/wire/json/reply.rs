@@ -133,12 +133,16 @@ impl io::Write for Room<'_> {
 
 const NULL: &str = "null";
 
+/// A reply is over its limit.
+#[derive(Debug)]
+pub(super) struct TooLarge;
+
 /// A reply with the result that `write` writes, of at most `limit` bytes.
 pub(super) fn result(
     caller: &Caller,
     limit: usize,
     write: impl FnOnce(&mut dyn io::Write) -> Result<(), JsonError>,
-) -> Vec<u8> {
+) -> Result<Vec<u8>, TooLarge> {
     let id = caller.id.as_deref().unwrap_or(NULL);
     let (head, tail) = match caller.version {
         Version::Two => (format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":"), "}"),
@@ -149,13 +153,13 @@ pub(super) fn result(
     let mut out = Room { out: &mut reply, limit: room, over: false };
     let written = write(&mut out);
     if out.over {
-        return error(caller, &JsonError::too_large(limit));
+        return Err(TooLarge);
     }
     if let Err(unsaid) = written {
-        return error(caller, &unsaid);
+        return Ok(error(caller, &unsaid));
     }
     reply.extend_from_slice(tail.as_bytes());
-    reply
+    Ok(reply)
 }
 
 /// A reply without a result. Version 1 says nothing of what errors look like: Go's client shows a string, and closes
