@@ -151,6 +151,8 @@ pub const JSON_ID: usize = 128;
 pub const JSON_ERROR: usize = 512;
 /// JSON replies that wait to be written, in bytes, before requests are only kept: one more is made at most, of a frame.
 pub const JSON_REPLIES: usize = 8 * 1024;
+/// Refused connections whose first bytes are waited for, at most [`BEGUN`]; further ones are closed without a word.
+pub const REFUSALS: usize = 8;
 /// Of what a connection has sent that is refused, in bytes, to tell in which protocol it is to hear why.
 pub const REFUSED: usize = 4 * 1024;
 /// One read of a connection, in bytes: some hundred small requests, or a 32nd of the largest.

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::net::UnixListener;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -13,7 +14,7 @@ use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tarpc::server::Serve;
-use task_proto::limits::{ACCEPT_BACKOFF, ACCEPT_BACKOFF_MAX, BACKLOG, HEARTBEAT, REFUSED};
+use task_proto::limits::{ACCEPT_BACKOFF, ACCEPT_BACKOFF_MAX, BACKLOG, BEGUN, HEARTBEAT, REFUSALS, REFUSED};
 use task_proto::wire;
 use task_proto::wire::json::Methods;
 use tokio::io::unix::AsyncFd;
@@ -59,8 +60,8 @@ pub(crate) async fn serve<S>(
             }
             connections.spawn_local(connection);
         };
-        let (waiting, json) = (RefCell::default(), json.is_some());
-        let door = Door { listener, seats, waiting, json, shared: Rc::clone(&shared) };
+        let (waiting, refused, json) = (RefCell::default(), RefCell::default(), json.is_some());
+        let door = Door { listener, seats, waiting, json, refused, shared: Rc::clone(&shared) };
         let mut end = pin!(end);
         tokio::select! {
             () = &mut end => {}
@@ -91,6 +92,8 @@ struct Door {
     waiting: RefCell<Option<Guest>>,
     /// Whether JSON is spoken.
     json: bool,
+    /// Those that are being told that there is no seat for them.
+    refused: RefCell<JoinSet<()>>,
     shared: Rc<Shared>,
 }
 
@@ -118,7 +121,7 @@ impl Door {
                     let Some(guest) = self.waiting.take() else { continue };
                     match seat {
                         Ok(seat) => welcome(guest.stream, seat),
-                        Err(over) => self.refuse(&guest, &over),
+                        Err(over) => self.refuse(guest, &over),
                     }
                 }
                 Ok(Err(error)) => backoff.wait(&error).await,
@@ -155,18 +158,26 @@ impl Door {
         }
     }
 
-    /// Says why, if it has sent anything by now: who says nothing is not waited for.
-    fn refuse(&self, Guest { stream, pid }: &Guest, OverShare { connections }: &OverShare) {
-        let limits = &self.shared.limits;
-        let reason = format!(
-            "process {pid} has {connections} of the {} connections, all busy, and one process may have no more; nothing was executed",
-            limits.connections
-        );
-        let mut sent = [0; REFUSED];
-        let count = recv(stream, &mut sent[..], RecvFlags::DONTWAIT).map_or(0, |(_, count)| count);
-        let said = wire::refusal(&sent[..count], &io::Error::other(reason), limits, self.json);
-        // There is room for it, as nothing was said before.
-        let _ = send(stream, &said, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    /// Says why, in the protocol that the client is about to speak: others are not kept waiting for that.
+    fn refuse(&self, Guest { stream, pid }: Guest, OverShare { connections }: &OverShare) {
+        let mut refused = self.refused.borrow_mut();
+        while refused.try_join_next().is_some() {}
+        if refused.len() < REFUSALS {
+            let (limits, json) = (Arc::clone(&self.shared.limits), self.json);
+            let reason = format!(
+                "process {pid} has {connections} of the {} connections, all busy, and one process may have no more; nothing was executed",
+                limits.connections
+            );
+            refused.spawn_local(async move {
+                // Who says nothing hears nothing.
+                let _ = timeout(BEGUN, stream.readable()).await;
+                let mut sent = [0; REFUSED];
+                let count = recv(&stream, &mut sent[..], RecvFlags::DONTWAIT).map_or(0, |(_, count)| count);
+                let said = wire::refusal(&sent[..count], &io::Error::other(reason), &limits, json);
+                // There is room for it, as nothing was said before.
+                let _ = send(&stream, &said, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+            });
+        }
         if let Some(more) = self.shared.told.over_share.one() {
             tracing::warn!(
                 log.target = "worker",
