@@ -139,6 +139,8 @@ pub const RESENDS: u32 = 100;
 pub const RESEND_PAUSE: Duration = Duration::from_millis(1);
 /// The longest such wait: fifty tries a second cost next to nothing, and room is soon found.
 pub const RESEND_PAUSE_MAX: Duration = Duration::from_millis(20);
+/// A connection that was used within this time is in use: it makes no room for a process that has more of them.
+pub const IN_USE: Duration = Duration::from_secs(1);
 /// Connections that may wait to be accepted while a worker is replaced.
 pub const BACKLOG: i32 = 128;
 /// A handshake datagram, in bytes.

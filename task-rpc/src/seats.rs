@@ -1,12 +1,13 @@
 //! Seats: every connection has one, and there are so many. A process gets at most half of them. While somebody waits for
 //! one, the connection that has been idle longest gives its seat up, to a process at its half one of its own; at the
-//! end all do.
+//! end all do. One that was in use just now gives way only to a process that has no more connections than its own: who
+//! fills the seats does not get those of others who use theirs.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::Instant;
 
-use task_proto::limits::BEGUN;
+use task_proto::limits::{BEGUN, IN_USE};
 use tokio::sync::Notify;
 use tokio::time::timeout_at;
 
@@ -44,7 +45,8 @@ pub(crate) enum Standing {
     Busy,
 }
 
-/// A process has as many connections as it may have, and none of them is idle.
+/// A process has as many connections as it may have, or more than those that could make room, and none of its own is
+/// idle.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct OverShare {
     pub(crate) connections: usize,
@@ -63,8 +65,8 @@ impl Seats {
     }
 
     /// A seat for this process, as soon as one is free. While none is, the connection that has been idle longest is
-    /// told to leave; busy ones are left alone. A process at its share waits for an idle one of its own: without one
-    /// it would keep everybody behind it waiting. For one waiter at a time.
+    /// told to leave; busy ones are left alone. A process that may have no other's seat waits for an idle one of its own:
+    /// without one it would keep everybody behind it waiting. For one waiter at a time.
     pub(crate) async fn take(self: &Rc<Self>, pid: i32) -> Result<Rc<Seat>, OverShare> {
         self.waited_for.set(true);
         loop {
@@ -74,8 +76,8 @@ impl Seats {
             if all < self.number && !over {
                 break;
             }
-            let asked = self.ask_one(over.then_some(pid));
-            if over && asked != Asked::One {
+            let asked = self.ask_one(pid, own, over);
+            if over && asked != Asked::One || asked == Asked::InUse && !self.closed.get() {
                 self.waited_for.set(false);
                 return Err(OverShare { connections: own });
             }
@@ -104,8 +106,7 @@ impl Seats {
     fn count(&self, pid: i32) -> (usize, usize) {
         let mut taken = self.taken.borrow_mut();
         taken.retain(|seat| seat.strong_count() > 0);
-        let own = taken.iter().filter_map(Weak::upgrade).filter(|seat| seat.pid == pid).count();
-        (taken.len(), own)
+        (taken.len(), held(&taken, pid))
     }
 
     /// Tells who waits that something has changed.
@@ -121,15 +122,19 @@ impl Seats {
         self.taken.borrow().iter().filter_map(Weak::upgrade).for_each(|seat| seat.give_up());
     }
 
-    /// Tells the connection that has been idle longest to leave, of this process where one is given; it stays that one
-    /// until it has left.
-    fn ask_one(&self, pid: Option<i32>) -> Asked {
+    /// Tells the connection that has been idle longest to leave, of those that make room for a process with so many of
+    /// its `own`: once it is `over` its share only these. It stays that one until it has left.
+    fn ask_one(&self, pid: i32, own: usize, over: bool) -> Asked {
         let taken = self.taken.borrow();
-        let seats =
-            taken.iter().filter_map(Weak::upgrade).filter(|seat| pid.is_none_or(|pid| seat.pid == pid));
-        let idle = seats.filter_map(|seat| Some((seat.idle_since()?, seat)));
-        let Some((since, seat)) = idle.min_by_key(|(since, _)| *since) else { return Asked::None };
-        let Some(idle) = Instant::now().checked_duration_since(since) else { return Asked::Later(since) };
+        let idle = taken.iter().filter_map(Weak::upgrade);
+        let idle: Vec<_> = idle.filter_map(|seat| Some((seat.idle_since()?, seat))).collect();
+        let makes_room = |(since, seat): &&(Instant, Rc<Seat>)| {
+            seat.pid == pid || !over && (since.elapsed() >= IN_USE || held(&taken, seat.pid) >= own)
+        };
+        let Some((since, seat)) = idle.iter().filter(makes_room).min_by_key(|(since, _)| *since) else {
+            return if idle.is_empty() { Asked::None } else { Asked::InUse };
+        };
+        let Some(idle) = Instant::now().checked_duration_since(*since) else { return Asked::Later(*since) };
         let idle_ms = idle.as_millis() as u64;
         tracing::debug!(
             log.target = "worker",
@@ -147,7 +152,14 @@ enum Asked {
     One,
     /// It will be idle then, if nothing more comes.
     Later(Instant),
+    /// Those that are idle are in use all the same.
+    InUse,
     None,
+}
+
+/// How many of these seats a process has.
+fn held(taken: &[Weak<Seat>], pid: i32) -> usize {
+    taken.iter().filter_map(Weak::upgrade).filter(|seat| seat.pid == pid).count()
 }
 
 impl Drop for Seat {
@@ -299,6 +311,32 @@ mod tests {
         assert_eq!(told(&[&idle, &own[0], &own[1]]), [false, true, false]);
         let one = Seats::new(1);
         seat(&one, 1);
+    }
+
+    #[tokio::test]
+    async fn who_has_many_connections_takes_no_place_from_who_has_few_and_uses_them() {
+        let seats = Seats::new(6);
+        let few = seat(&seats, 2);
+        let [many, more] = [1, 3].map(|pid| [pid, pid].map(|pid| seat(&seats, pid)));
+        let last = seat(&seats, 4);
+        for seat in many.iter().chain(&more) {
+            seat.note(Standing::Busy);
+        }
+        // Both with one connection are idle, for moments between two calls.
+        assert_eq!(seats.take(1).now_or_never().unwrap().unwrap_err(), OverShare { connections: 2 });
+        assert_eq!(told(&[&few, &last]), [false; 2]);
+        // To whoever has none they give way, and so do they when nobody uses them.
+        let mut next = Box::pin(seats.take(5));
+        assert!(futures::poll!(&mut next).is_pending());
+        assert_eq!(told(&[&few, &last]), [true, false]);
+        drop(few);
+        let _next = next.await.unwrap();
+        last.since.set(Instant::now().checked_sub(IN_USE).unwrap());
+        let mut next = Box::pin(seats.take(1));
+        assert!(futures::poll!(&mut next).is_pending());
+        assert!(last.told.get());
+        drop(last);
+        next.await.unwrap();
     }
 
     #[tokio::test]
