@@ -62,6 +62,9 @@ pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(5);
 pub const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// Between two warnings of the same refusal: whoever is refused may come again at once, and the log is for others too.
 pub const WARNED: Duration = Duration::from_secs(1);
+/// Calls that fail within [`WARNED`] and have a line each in the log: more than anybody reads, and so few that a flood of
+/// them takes an hour to push everything else out of its files, not a minute.
+pub const FAILURES: u32 = 20;
 /// For room in a full backlog: as long as a worker may take to start.
 pub const CONNECT: Duration = START;
 /// First wait after `connect` met a full backlog; it doubles up to [`CONNECT_BACKOFF_MAX`].

@@ -165,7 +165,7 @@ impl Door {
         if refused.len() < REFUSALS {
             let (limits, json) = (Arc::clone(&self.shared.limits), self.json);
             let reason = format!(
-                "process {pid} has {connections} of the {} connections, all busy, and one process may have no more; nothing was executed",
+                "process {pid} has {connections} of the {} connections, none of them idle, and can have no more now; nothing was executed",
                 limits.connections
             );
             refused.spawn_local(async move {
@@ -184,7 +184,7 @@ impl Door {
                 pid,
                 connections,
                 more,
-                "refused a connection: its process has as many as one may have, all busy"
+                "refused a connection: its process has its share of them, none idle"
             );
         }
     }

@@ -17,6 +17,7 @@ use tracing::Level;
 use crate::blamed::Turn;
 use crate::connection::Shared;
 use crate::log::CallLevel;
+use crate::told::More;
 
 /// A service whose calls are shown, counted and logged.
 #[derive(Debug, Clone)]
@@ -44,7 +45,15 @@ impl<S: Serve> Serve for Observed<S> {
         let name = request.name().to_owned();
         // Dropped after the call: it is another's turn only when this one is no longer shown.
         let turn;
-        let mut call = Call { slot, name, trace_id, deadline: context.deadline, level, answered: false };
+        let mut call = Call {
+            shared: Rc::clone(&self.shared),
+            slot,
+            name,
+            trace_id,
+            deadline: context.deadline,
+            level,
+            answered: false,
+        };
         let answer = if let Some(crash) = blamed.sentence(trace_id) {
             tracing::warn!(log.target = "worker", %crash, %trace_id, "not executed: workers died of this call");
             progress.fail(crash);
@@ -73,6 +82,7 @@ fn drawn() -> u128 {
 
 /// Logs and counts the call when it is dropped, as then its fate is known: answered, cancelled or panicked.
 struct Call {
+    shared: Rc<Shared>,
     slot: CallSlot,
     name: String,
     trace_id: TraceId,
@@ -96,11 +106,12 @@ impl Drop for Call {
             _ if self.deadline <= Instant::now() => "deadline passed",
             _ => "cancelled",
         };
+        let more = if failed { self.shared.told.failures.one_of_some() } else { None };
         // Data that is no numbers is a client's affair: nothing for the host to be warned of.
-        if failed || Duration::from_micros(us) > SLOW_CALL || self.level == CallLevel::Info {
-            self.log_info(message, us);
+        if more.is_some() || Duration::from_micros(us) > SLOW_CALL || self.level == CallLevel::Info {
+            self.log_info(message, us, more.flatten());
         } else {
-            self.log_debug(message, us);
+            self.log_debug(message, us, None);
         }
     }
 }
@@ -108,7 +119,7 @@ impl Drop for Call {
 /// The level of an event is part of its static data, so there is one event for each.
 macro_rules! log_at {
     ($name:ident, $level:ident) => {
-        fn $name(&self, message: &str, us: u64) {
+        fn $name(&self, message: &str, us: u64, more: More) {
             if !tracing::enabled!(Level::$level) {
                 return;
             }
@@ -120,6 +131,7 @@ macro_rules! log_at {
                 count = self.slot.count(),
                 us,
                 reason = self.slot.failure(),
+                more,
                 trace_id = %self.trace_id,
                 "{message}"
             );

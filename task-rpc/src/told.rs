@@ -1,10 +1,10 @@
 //! What the log is told of those who are no good clients: the host's log is for others, too, so a line of each kind a
-//! second is all, with the number of those that it stands for.
+//! second is all, or some of failed calls, with the number of those that it stands for.
 
 use std::cell::Cell;
 use std::time::Instant;
 
-use task_proto::limits::WARNED;
+use task_proto::limits::{FAILURES, WARNED};
 
 /// What a worker has told, and counted.
 #[derive(Debug, Default)]
@@ -19,12 +19,17 @@ pub(crate) struct Told {
     pub(crate) over_share: Warnings,
     /// Connections of other users.
     pub(crate) foreign: Warnings,
+    /// Calls that failed.
+    pub(crate) failures: Warnings,
 }
 
 /// Warnings of one kind.
 #[derive(Debug, Default)]
 pub(crate) struct Warnings {
-    last: Cell<Option<Instant>>,
+    /// When the second began.
+    since: Cell<Option<Instant>>,
+    /// Lines in it.
+    lines: Cell<u32>,
     more: Cell<u64>,
 }
 
@@ -34,11 +39,24 @@ pub(crate) type More = Option<u64>;
 impl Warnings {
     /// Whether this one is to have a line, and what the line is to say of others.
     pub(crate) fn one(&self) -> Option<More> {
-        if self.last.get().is_some_and(|last| last.elapsed() < WARNED) {
+        self.one_of(1)
+    }
+
+    /// The same where several may have one: of calls that fail the trace id and the reason are looked for.
+    pub(crate) fn one_of_some(&self) -> Option<More> {
+        self.one_of(FAILURES)
+    }
+
+    fn one_of(&self, most: u32) -> Option<More> {
+        if self.since.get().is_none_or(|since| since.elapsed() >= WARNED) {
+            self.since.set(Some(Instant::now()));
+            self.lines.set(0);
+        }
+        if self.lines.get() == most {
             self.more.update(|more| more + 1);
             return None;
         }
-        self.last.set(Some(Instant::now()));
+        self.lines.update(|lines| lines + 1);
         Some(Some(self.more.take()).filter(|more| *more > 0))
     }
 }
@@ -52,9 +70,19 @@ mod tests {
         let warnings = Warnings::default();
         assert_eq!(warnings.one(), Some(None));
         assert!((0..1234).all(|_| warnings.one().is_none()));
-        warnings.last.set(Instant::now().checked_sub(WARNED));
+        warnings.since.set(Instant::now().checked_sub(WARNED));
         assert_eq!(warnings.one(), Some(Some(1234)));
-        warnings.last.set(Instant::now().checked_sub(WARNED));
+        warnings.since.set(Instant::now().checked_sub(WARNED));
         assert_eq!(warnings.one(), Some(None));
+    }
+
+    #[test]
+    fn some_calls_that_fail_have_a_line_each_and_a_flood_of_them_has_no_more() {
+        let failures = Warnings::default();
+        assert!((0..FAILURES).all(|_| failures.one_of_some() == Some(None)));
+        assert!((0..5).all(|_| failures.one_of_some().is_none()));
+        failures.since.set(Instant::now().checked_sub(WARNED));
+        assert_eq!(failures.one_of_some(), Some(Some(5)));
+        assert_eq!(failures.one_of_some(), Some(None));
     }
 }
