@@ -14,6 +14,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod attack;
 #[path = "../faults/house.rs"]
 #[expect(dead_code, reason = "the tests of one-shot runs use the rest")]
 mod house;
@@ -26,10 +27,13 @@ mod ours;
 mod report;
 mod service;
 mod tally;
+mod victim;
 #[path = "../../examples/tripwires/wires.rs"]
 mod wires;
 
+mod attacked;
 mod crowd;
+mod garbage;
 mod gives_up;
 mod hand_over;
 mod killed_host;
@@ -52,7 +56,7 @@ struct Row {
     run: fn(Scale) -> Report,
 }
 
-const ROWS: [Row; 12] = [
+const ROWS: [Row; 14] = [
     Row {
         name: "killed-worker",
         fault: "`kill -9` of the child once each of 4 clients has had an answer from it",
@@ -87,12 +91,24 @@ const ROWS: [Row; 12] = [
         fault: "more clients than connections, some with pipes, and hand-overs",
         run: crowd::run,
     },
+    Row {
+        name: "attacked",
+        fault: "length bombs, half frames, slow senders, readers that never read, descriptors of every kind",
+        run: attacked::run,
+    },
+    Row { name: "garbage", fault: "messages of both protocols, changed at random", run: garbage::run },
     Row { name: "soak", fault: "load with random faults: the parent", run: soak::with_faults },
     Row { name: "calm", fault: "load without faults: the child", run: soak::without_faults },
 ];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, name, socket] = &words[..]
+        && flag == "--attack"
+    {
+        attack::run(name, socket);
+        return ExitCode::SUCCESS;
+    }
     if words.iter().any(|word| word == "--list") {
         for row in &ROWS {
             println!("{}: test", row.name);
