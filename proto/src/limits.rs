@@ -167,6 +167,9 @@ pub const READ: usize = 32 * 1024;
 pub const STRETCH: usize = 64;
 /// Reads of a connection likewise, as a message may be large: 64 KiB.
 pub const STRETCH_READS: usize = 2;
+/// A message so long, in bytes, is decoded while no other so long is, and then everybody else has their turn: the longest
+/// takes some milliseconds.
+pub const LONG: usize = STRETCH_READS * READ;
 /// The path in a socket address, in bytes (`sun_path` without its final zero).
 pub const SOCKET_PATH: usize = 107;
 /// A token of text, in bytes: the longest exact `f64` has 1,075 significant digits.

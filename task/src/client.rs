@@ -40,6 +40,9 @@ use self::service::Service;
 use crate::supervisor::Supervisor;
 use crate::verdict::{Death, Verdict};
 
+/// Workers in a row that drain before they have greeted, and so turn a client away without a word: more is no hand-over.
+const DRAINS: u32 = 3;
+
 /// A client of one service, over one connection at a time, with a fixed set of attachments: they have the numbers 0,
 /// 1, 2… on every connection, so a request that names one can be sent again as it is.
 ///
@@ -213,16 +216,21 @@ where
             };
             match loss::of(error, self.message.was_sent(), connection.greeting().is_some()) {
                 Loss::None(error) => return Err(error),
-                loss @ (Loss::NeverSent | Loss::NeverExecuted) => {
+                loss @ (Loss::NeverSent | Loss::NeverExecuted | Loss::Refused(_)) => {
                     self.message.is_to_be_sent();
                     connection.undo_use();
                     let unread = matches!(loss, Loss::NeverExecuted);
-                    self.client.lose(&connection, unread).await;
+                    self.client.lose(&connection, !matches!(loss, Loss::NeverSent)).await;
+                    if let Loss::Refused(why) = loss
+                        && self.resends == RESENDS
+                    {
+                        tracing::warn!("asking again until there is room: {why}");
+                    }
                     // Clients that are more than the service has room for make each other give way, for as long as
                     // each of them likes: that is no sign of a broken worker. But who is turned away again and again
                     // does not ask all the time.
                     times += u32::from(unread);
-                    if self.resends > 0 && !unread {
+                    if self.resends > 0 && !unread || times > DRAINS {
                         pause = (pause * 2).clamp(RESEND_PAUSE, RESEND_PAUSE_MAX);
                     }
                 }

@@ -20,6 +20,8 @@ pub(super) enum Loss {
     NeverSent,
     /// Nobody has executed anything of its connection, or will.
     NeverExecuted,
+    /// The same, as there is no room for the connection: why.
+    Refused(String),
     /// It may have been executed. How the connection ended.
     Unknown(String),
 }
@@ -42,11 +44,11 @@ pub(super) fn of(error: RpcError, sent: bool, greeted: bool) -> Loss {
             None => CallError::Service(error),
         })),
         RpcError::Send(error) => Loss::None(Some(CallError::NeverSent(error))),
-        // A notice before the greeting: the service will not have this connection, and would say so again.
+        // A notice before the greeting.
         RpcError::Channel(ChannelError::Read(ref cause))
             if !greeted && kind(cause.as_ref()) == Some(ErrorKind::ConnectionAborted) =>
         {
-            Loss::None(Some(CallError::NeverSent(in_full(&error).into())))
+            Loss::Refused(in_full(&error))
         }
         RpcError::Channel(ChannelError::Read(ref cause))
             // A notice of a living worker, and bytes that are no message: another try would end likewise.
@@ -114,6 +116,7 @@ mod tests {
             Loss::None(Some(other)) => panic!("{other}"),
             Loss::NeverSent => "never sent",
             Loss::NeverExecuted => "never executed",
+            Loss::Refused(_) => "refused",
             Loss::Unknown(_) => "unknown",
         }
     }
@@ -143,9 +146,9 @@ mod tests {
             assert_eq!(name(read(kind), false, true), "never sent");
         }
         assert_eq!(name(read(ErrorKind::InvalidData), true, false), "over", "who knows what a stranger did");
-        // A service that refuses the connection is not asked again at once.
+        // A service that refuses the connection has read nothing of it.
         for sent in [true, false] {
-            assert_eq!(name(read(ErrorKind::ConnectionAborted), sent, false), "cannot be sent");
+            assert_eq!(name(read(ErrorKind::ConnectionAborted), sent, false), "refused");
         }
         let Loss::None(Some(error)) = of(read(ErrorKind::ConnectionAborted), true, true) else { panic!() };
         assert!(error.to_string().starts_with("outcome unknown: "), "{error}");

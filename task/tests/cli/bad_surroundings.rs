@@ -51,12 +51,14 @@ fn what_another_user_put_in_the_place_of_the_runtime_directory_is_refused_by_nam
     let tmp = home.path("tmp");
     fs::create_dir(&tmp).unwrap();
     let place = "/tmp/task-0";
+    // What is below the other one cannot be seen then, this program perhaps among it.
+    let program = home.path("tmp/program");
+    assert!(home.run("cp", [crate::invocation::TASK, program.to_str().unwrap()]).ends().status.success());
     let run = |put: &str, words: &str| {
         let script = format!(
-            "mount --bind '{}' /tmp && rm -rf /tmp/* && mkdir -m 700 /tmp/theirs /tmp/ours && chown 65534 /tmp/theirs && \
-             {put} && chown -h 65534 {place} && unset XDG_RUNTIME_DIR && XDG_STATE_HOME=/tmp/state exec {} {words}",
+            "mount --bind '{}' /tmp && rm -rf {place} /tmp/theirs /tmp/ours && mkdir -m 700 /tmp/theirs /tmp/ours && chown 65534 /tmp/theirs && \
+             {put} && chown -h 65534 {place} && unset XDG_RUNTIME_DIR && XDG_STATE_HOME=/tmp/state exec /tmp/program {words}",
             tmp.display(),
-            crate::invocation::TASK
         );
         home.run("unshare", ["-m", "sh", "-c", &script]).ends()
     };

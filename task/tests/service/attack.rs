@@ -33,7 +33,7 @@ pub(crate) struct Attack {
     run: fn(&Path),
 }
 
-pub(crate) const ATTACKS: [Attack; 10] = [
+pub(crate) const ATTACKS: [Attack; 11] = [
     Attack { name: "length bombs", processes: 1, run: length_bombs },
     Attack { name: "half frames", processes: 2, run: half_frames },
     Attack { name: "one byte at a time", processes: 1, run: |socket| drip(socket, GREEDY) },
@@ -44,6 +44,7 @@ pub(crate) const ATTACKS: [Attack; 10] = [
     Attack { name: "descriptors of every kind", processes: 1, run: strange_descriptors },
     Attack { name: "connecting without end", processes: 1, run: connect_storm },
     Attack { name: "garbage as first byte", processes: 1, run: no_protocol },
+    Attack { name: "requests of a megabyte", processes: 2, run: long_requests },
 ];
 
 /// The processes of an attack; they end when this is dropped.
@@ -205,6 +206,39 @@ fn never_read(socket: &Path) {
             } else if ready.contains(PollFlags::OUT) {
                 // In whole messages or not: it is read on as long as there is room.
                 let _ = stream.write(&pings);
+            }
+        }
+    }
+}
+
+/// Requests as long as they may be, one after another on each connection; their answers are read.
+fn long_requests(socket: &Path) {
+    let numbers = "1,".repeat(500_000);
+    let line = format!(
+        "{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"mean\",\"params\":{{\"numbers\":[{numbers}1]}}}}\n"
+    );
+    let open = || {
+        let stream = connected(socket);
+        stream.set_nonblocking(true).unwrap();
+        (stream, 0)
+    };
+    let mut streams: Vec<_> = (0..GREEDY).map(|_| open()).collect();
+    at_it();
+    let mut replies = vec![0; 1 << 16];
+    loop {
+        let either = PollFlags::IN | PollFlags::OUT;
+        let mut polled: Vec<_> = streams.iter().map(|(stream, _)| PollFd::new(stream, either)).collect();
+        let _ = poll(&mut polled, None);
+        for (stream, sent) in &mut streams {
+            let read = stream.read(&mut replies);
+            let is_open = match &read {
+                Ok(count) => *count > 0,
+                Err(error) => error.kind() == ErrorKind::WouldBlock,
+            };
+            match stream.write(&line.as_bytes()[*sent..]) {
+                Ok(written) if is_open => *sent = (*sent + written) % line.len(),
+                Err(error) if is_open && error.kind() == ErrorKind::WouldBlock => {}
+                _ => (*stream, *sent) = open(),
             }
         }
     }
