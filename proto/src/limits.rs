@@ -62,9 +62,9 @@ pub const ACCEPT_BACKOFF: Duration = Duration::from_millis(5);
 pub const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// Between two warnings of the same refusal: whoever is refused may come again at once, and the log is for others too.
 pub const WARNED: Duration = Duration::from_secs(1);
-/// Calls that fail within [`WARNED`] and have a line each in the log: more than anybody reads, and so few that a flood of
-/// them takes an hour to push everything else out of its files, not a minute.
-pub const FAILURES: u32 = 20;
+/// Calls that fail, take long or are traced within [`WARNED`] and have a line each in the log: more than anybody reads, and
+/// so few that a flood of them takes half an hour to push everything else out of its files, not half a minute.
+pub const NOTABLE: u32 = 50;
 /// For room in a full backlog: as long as a worker may take to start.
 pub const CONNECT: Duration = START;
 /// First wait after `connect` met a full backlog; it doubles up to [`CONNECT_BACKOFF_MAX`].
@@ -169,7 +169,10 @@ pub const STRETCH: usize = 64;
 pub const STRETCH_READS: usize = 2;
 /// A message so long, in bytes, is decoded while no other so long is, and then everybody else has their turn: the longest
 /// takes some milliseconds.
-pub const LONG: usize = STRETCH_READS * READ;
+pub const LONG: usize = READ / 2;
+/// Bytes of a message that was held back for which its connection has one fewer in a row: [`STRETCH`] of them are what
+/// [`STRETCH_READS`] read.
+pub const STRETCH_BYTES: usize = STRETCH_READS * READ / STRETCH;
 /// The path in a socket address, in bytes (`sun_path` without its final zero).
 pub const SOCKET_PATH: usize = 107;
 /// A token of text, in bytes: the longest exact `f64` has 1,075 significant digits.

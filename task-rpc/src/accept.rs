@@ -184,7 +184,7 @@ impl Door {
                 pid,
                 connections,
                 more,
-                "refused a connection: its process has its share of them, none idle"
+                "refused a connection: there is no room for more of its process"
             );
         }
     }

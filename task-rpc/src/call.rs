@@ -36,10 +36,7 @@ impl<S: Serve> Serve for Observed<S> {
             0 => drawn(),
             given => given,
         });
-        let Shared { blamed, calls, .. } = &*self.shared;
-        // Whoever follows a call wants to see it here, too.
-        let sampled = matches!(context.trace_context.sampling_decision, SamplingDecision::Sampled);
-        let level = if sampled { CallLevel::Info } else { *calls };
+        let Shared { blamed, .. } = &*self.shared;
         let slot = self.connection.begin(request.name(), trace_id.0);
         let progress = slot.progress();
         let name = request.name().to_owned();
@@ -51,7 +48,7 @@ impl<S: Serve> Serve for Observed<S> {
             name,
             trace_id,
             deadline: context.deadline,
-            level,
+            sampled: matches!(context.trace_context.sampling_decision, SamplingDecision::Sampled),
             answered: false,
         };
         let answer = if let Some(crash) = blamed.sentence(trace_id) {
@@ -87,7 +84,8 @@ struct Call {
     name: String,
     trace_id: TraceId,
     deadline: Instant,
-    level: CallLevel,
+    /// Whoever follows a call wants to see it here, too.
+    sampled: bool,
     answered: bool,
 }
 
@@ -106,12 +104,18 @@ impl Drop for Call {
             _ if self.deadline <= Instant::now() => "deadline passed",
             _ => "cancelled",
         };
-        let more = if failed { self.shared.told.failures.one_of_some() } else { None };
         // Data that is no numbers is a client's affair: nothing for the host to be warned of.
-        if more.is_some() || Duration::from_micros(us) > SLOW_CALL || self.level == CallLevel::Info {
-            self.log_info(message, us, more.flatten());
+        let notable = failed || self.sampled || Duration::from_micros(us) > SLOW_CALL;
+        let more = if self.shared.calls == CallLevel::Info {
+            Some(None)
+        } else if notable {
+            self.shared.told.notable.one_of_some()
         } else {
-            self.log_debug(message, us, None);
+            None
+        };
+        match more {
+            Some(more) => self.log_info(message, us, more),
+            None => self.log_debug(message, us, None),
         }
     }
 }

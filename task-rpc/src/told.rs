@@ -1,10 +1,10 @@
 //! What the log is told of those who are no good clients: the host's log is for others, too, so a line of each kind a
-//! second is all, or some of failed calls, with the number of those that it stands for.
+//! second is all, or some of calls, with the number of those that it stands for.
 
 use std::cell::Cell;
 use std::time::Instant;
 
-use task_proto::limits::{FAILURES, WARNED};
+use task_proto::limits::{NOTABLE, WARNED};
 
 /// What a worker has told, and counted.
 #[derive(Debug, Default)]
@@ -19,8 +19,8 @@ pub(crate) struct Told {
     pub(crate) over_share: Warnings,
     /// Connections of other users.
     pub(crate) foreign: Warnings,
-    /// Calls that failed.
-    pub(crate) failures: Warnings,
+    /// Calls that failed, took long, or are traced.
+    pub(crate) notable: Warnings,
 }
 
 /// Warnings of one kind.
@@ -42,9 +42,9 @@ impl Warnings {
         self.one_of(1)
     }
 
-    /// The same where several may have one: of calls that fail the trace id and the reason are looked for.
+    /// The same where several may have one: of calls the trace id and the reason are looked for.
     pub(crate) fn one_of_some(&self) -> Option<More> {
-        self.one_of(FAILURES)
+        self.one_of(NOTABLE)
     }
 
     fn one_of(&self, most: u32) -> Option<More> {
@@ -77,12 +77,12 @@ mod tests {
     }
 
     #[test]
-    fn some_calls_that_fail_have_a_line_each_and_a_flood_of_them_has_no_more() {
-        let failures = Warnings::default();
-        assert!((0..FAILURES).all(|_| failures.one_of_some() == Some(None)));
-        assert!((0..5).all(|_| failures.one_of_some().is_none()));
-        failures.since.set(Instant::now().checked_sub(WARNED));
-        assert_eq!(failures.one_of_some(), Some(Some(5)));
-        assert_eq!(failures.one_of_some(), Some(None));
+    fn some_calls_have_a_line_each_and_a_flood_of_them_has_no_more() {
+        let calls = Warnings::default();
+        assert!((0..NOTABLE).all(|_| calls.one_of_some() == Some(None)));
+        assert!((0..5).all(|_| calls.one_of_some().is_none()));
+        calls.since.set(Instant::now().checked_sub(WARNED));
+        assert_eq!(calls.one_of_some(), Some(Some(5)));
+        assert_eq!(calls.one_of_some(), Some(None));
     }
 }

@@ -322,6 +322,7 @@ fn a_system_call_that_fails_costs_no_right_answer_and_nobody_waits() {
     let times = if std::env::var("ERRNO").is_ok_and(|how| how == "long") { LONG } else { SHORT };
     let started = Instant::now();
     for (error, calls) in FAILS {
+        let (mut failed, mut answers) = (0, 0);
         for call in calls.split(' ') {
             for when in times {
                 let directory = tempfile::tempdir().unwrap();
@@ -344,11 +345,17 @@ fn a_system_call_that_fails_costs_no_right_answer_and_nobody_waits() {
                 let trace = std::fs::read_to_string(directory.path().join("trace")).unwrap_or_default();
                 let injected = trace.matches("(INJECTED)").count();
                 let Tally { right, refused } = tally;
+                failed += injected;
+                answers += right;
                 println!(
                     "{call:13} {error} {when:5} injected {injected:3}: {right:2} right, refused {refused:?}; {end}"
                 );
             }
         }
+        assert!(
+            failed > 0 && answers > 0,
+            "{error}: {failed} calls failed, {answers} answers came all the same"
+        );
     }
     println!("{:.0} s", started.elapsed().as_secs_f64());
 }

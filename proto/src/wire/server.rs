@@ -23,7 +23,7 @@ use super::gate::{Gated, Permit};
 use super::stream::{Attachments, FdStream};
 use super::turns::{Long, Turns};
 use super::{frames, json};
-use crate::limits::{LONG, Limits, STRETCH};
+use crate::limits::{LONG, Limits, STRETCH, STRETCH_BYTES};
 
 /// What a client speaks: how bytes become requests, and replies bytes. The two are [`Frames`](super::Frames) and
 /// [`Lines`](super::Lines).
@@ -307,6 +307,7 @@ impl<D: Dialect> Server<D> {
                 ready!(self.long.poll(cx));
                 self.turns.give_way();
             }
+            self.turns.spend(bytes / STRETCH_BYTES);
             // The client has stopped waiting for one that is past its deadline.
             if let Some(held) = self.held.pop()
                 && held.deadline > Instant::now()

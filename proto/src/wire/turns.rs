@@ -64,6 +64,11 @@ impl Turns {
         self.done = self.most;
     }
 
+    /// What is done now counts for so many more.
+    pub(super) fn spend(&mut self, more: usize) {
+        self.done = self.most.min(self.done.saturating_add(more));
+    }
+
     /// There is nothing more to do: others have their turn anyway.
     pub(super) fn reset(&mut self) {
         self.done = 0;

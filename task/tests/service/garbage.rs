@@ -69,6 +69,7 @@ pub(crate) fn run(scale: Scale) -> Report {
     report.count("tarpc frames", sent[1] as u64);
     report.count("answers checked beside them", victim.answered);
     report.count("connections that bore all of theirs", (kept[0] + kept[1]) as u64);
+    report.demand(kept[0] > 0, || "no connection bore its lines".to_owned());
     let (early, late) = (early.unwrap(), figure(worker, "status", "VmRSS").unwrap());
     report.note(format_args!("memory after a quarter of them {early} KiB, at the end {late} KiB"));
     report.demand(late <= early + LEVEL_KIB, || format!("memory grew from {early} KiB to {late} KiB"));
