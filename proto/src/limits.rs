@@ -167,9 +167,6 @@ pub const READ: usize = 32 * 1024;
 pub const STRETCH: usize = 64;
 /// Reads of a connection likewise, as a message may be large: 64 KiB.
 pub const STRETCH_READS: usize = 2;
-/// A message so long, in bytes, is decoded while no other so long is, and then everybody else has their turn: the longest
-/// takes some milliseconds.
-pub const LONG: usize = READ / 2;
 /// Bytes of a message that was held back for which its connection has one fewer in a row: [`STRETCH`] of them are what
 /// [`STRETCH_READS`] read.
 pub const STRETCH_BYTES: usize = STRETCH_READS * READ / STRETCH;

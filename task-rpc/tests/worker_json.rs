@@ -280,7 +280,7 @@ fn line() -> impl Strategy<Value = Vec<u8>> {
 
 #[test]
 fn no_bytes_end_the_worker_or_touch_a_neighbour() {
-    let mut alone = Alone::start();
+    let mut alone = Alone::start_talkative();
     let socket = alone.socket.clone();
     let neighbour = RefCell::new((&mut alone, Lines::connect(&socket)));
     let lines = prop::collection::vec(line(), 1..8);
@@ -315,7 +315,7 @@ fn in_json<T: serde::Serialize>(answer: Result<T, Fault>) -> Value {
 
 #[test]
 fn both_dialects_answer_the_same_bit_for_bit() {
-    let mut alone = Alone::start();
+    let mut alone = Alone::start_talkative();
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let (tarpc, _) = runtime.block_on(client(&alone.socket));
     let lines = Lines::connect(&alone.socket);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{CALL_ROOM, Limits, SLOTS};
+use super::{CALL_ROOM, JSON_ERROR, Limits, SLOTS};
 use crate::amount::{duration, size};
 
 /// A frame's length must begin with a zero byte, by which it is told from a line of JSON.
@@ -77,12 +77,17 @@ impl Limits {
         if !(CALL_ROOM / 2..=LARGEST_FRAME).contains(&frame) {
             return Err(format!("frame={frame}: it must be at least 128K and less than 16M"));
         }
+        // One line has the replies of a batch: at least that there is no room for any of them.
+        let errors = in_flight.saturating_mul(JSON_ERROR);
+        if frame < errors {
+            return Err(format!("frame={frame}: with in_flight={in_flight} it must be at least {errors}"));
+        }
         if held < frame {
             return Err(format!("held={held}: it must be at least frame, which is {frame}"));
         }
         if connections.saturating_mul(in_flight) > SLOTS {
             return Err(format!(
-                "connections={connections} and in_flight={in_flight}: no more than {SLOTS} calls can be watched over, the product of the two"
+                "connections={connections} and in_flight={in_flight}: no more than {SLOTS} calls can be watched over, the product of the two: lower one of them"
             ));
         }
         if health < SHORTEST_HEALTH {
@@ -222,6 +227,10 @@ mod tests {
             (vec!["input_idle=0"], "input_idle=0: it must be longer than nothing"),
             (vec!["frame=127K"], "frame=130048: it must be at least 128K"),
             (vec!["frame=16M", "held=32M"], "frame=16777216: it must be at least 128K and less than 16M"),
+            (
+                vec!["frame=128K", "in_flight=257", "connections=8"],
+                "frame=131072: with in_flight=257 it must be",
+            ),
             (vec!["held=512K"], "held=524288: it must be at least frame, which is 1048576"),
             (vec!["in_flight=129"], "connections=64 and in_flight=129: no more than 8192 calls"),
             (vec!["connections=99999999999999999999"], "connections=99999999999999999999: it must"),

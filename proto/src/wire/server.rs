@@ -21,9 +21,9 @@ use tokio_util::sync::PollSemaphore;
 use super::clocks::{Begun, Unread};
 use super::gate::{Gated, Permit};
 use super::stream::{Attachments, FdStream};
-use super::turns::{Long, Turns};
+use super::turns::Turns;
 use super::{frames, json};
-use crate::limits::{LONG, Limits, STRETCH, STRETCH_BYTES};
+use crate::limits::{Limits, STRETCH, STRETCH_BYTES};
 
 /// What a client speaks: how bytes become requests, and replies bytes. The two are [`Frames`](super::Frames) and
 /// [`Lines`](super::Lines).
@@ -118,7 +118,6 @@ pub struct Server<D: Dialect> {
     unread: Unread,
     /// Of messages, and looks for one.
     turns: Turns,
-    long: Long,
 }
 
 enum State {
@@ -138,7 +137,6 @@ impl<D: Dialect> Server<D> {
             begun: Begun::new(limits.frame_time),
             unread: Unread::new(limits.unread),
             turns: Turns::new(STRETCH),
-            long: Long::default(),
         }
     }
 
@@ -212,74 +210,60 @@ impl<D: Dialect> Stream for Server<D> {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        let message = this.poll_message(cx);
-        this.long.settle();
-        message
-    }
-}
-
-impl<D: Dialect> Server<D> {
-    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Message<D>>>> {
         loop {
-            ready!(self.turns.poll(cx));
-            self.long.release();
-            if let Poll::Ready(request_id) = self.dialect.poll_expired(cx) {
-                if let Some(cancel) = self.cancel(trace::Context::default(), request_id) {
+            ready!(this.turns.poll(cx));
+            if let Poll::Ready(request_id) = this.dialect.poll_expired(cx) {
+                if let Some(cancel) = this.cancel(trace::Context::default(), request_id) {
                     return Poll::Ready(Some(Ok(cancel)));
                 }
                 continue;
             }
-            match self.poll_held(cx) {
+            match this.poll_held(cx) {
                 Poll::Ready(Ok(Some(request))) => {
                     return Poll::Ready(Some(Ok(ClientMessage::Request(request))));
                 }
                 Poll::Ready(Ok(None)) => continue,
                 Poll::Ready(Err(error)) => {
-                    self.end(error);
+                    this.end(error);
                     continue;
                 }
                 Poll::Pending => {}
             }
-            match self.state {
-                State::Reading if self.held.bytes < self.held_limit => {}
-                State::Ended(_) if self.held.is_empty() && !self.dialect.owes() => return Poll::Ready(None),
+            match this.state {
+                State::Reading if this.held.bytes < this.held_limit => {}
+                State::Ended(_) if this.held.is_empty() && !this.dialect.owes() => return Poll::Ready(None),
                 // No clock runs: more is held only when a message has come whole.
                 _ => return Poll::Pending,
             }
-            match ready!(self.poll_incoming(cx)) {
+            match ready!(this.poll_incoming(cx)) {
                 Some(Ok(Incoming::Request(request))) => {
                     return Poll::Ready(Some(Ok(ClientMessage::Request(request))));
                 }
-                Some(Ok(Incoming::Held(held))) => self.held.push(held),
+                Some(Ok(Incoming::Held(held))) => this.held.push(held),
                 Some(Ok(Incoming::Cancel { trace_context, request_id })) => {
-                    if let Some(cancel) = self.cancel(trace_context, request_id) {
+                    if let Some(cancel) = this.cancel(trace_context, request_id) {
                         return Poll::Ready(Some(Ok(cancel)));
                     }
                 }
-                None => self.state = State::Ended(None),
+                None => this.state = State::Ended(None),
                 // A frame cut off by the end of the stream (a drain can do that) was never a request; those
                 // before it are to be answered.
-                Some(Err(_)) if self.dialect.stream().ended() => self.state = State::Ended(None),
-                Some(Err(error)) => self.end(error),
+                Some(Err(_)) if this.dialect.stream().ended() => this.state = State::Ended(None),
+                Some(Err(error)) => this.end(error),
             }
         }
     }
+}
 
+impl<D: Dialect> Server<D> {
     /// What comes next, within the time that a message may take from its first byte to its last.
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Incoming<D>>>> {
         self.begun.pause();
-        if self.dialect.begun() >= LONG as u64 {
-            ready!(self.long.poll(cx));
-        }
         let incoming = self.dialect.poll_incoming(cx);
         if incoming.is_ready() {
-            if self.long.is_held() {
-                self.turns.give_way();
-            }
             self.begun.reset();
             return incoming;
         }
-        self.long.release();
         self.turns.reset();
         self.begun.poll(cx, self.dialect.begun()).map(|error| Some(Err(error)))
     }
@@ -303,10 +287,6 @@ impl<D: Dialect> Server<D> {
         while let Some(bytes) = self.held.first() {
             ready!(self.dialect.poll_room(cx));
             let Some(permit) = ready!(self.permits.poll_acquire(cx)) else { break };
-            if bytes >= LONG {
-                ready!(self.long.poll(cx));
-                self.turns.give_way();
-            }
             self.turns.spend(bytes / STRETCH_BYTES);
             // The client has stopped waiting for one that is past its deadline.
             if let Some(held) = self.held.pop()

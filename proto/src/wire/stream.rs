@@ -15,6 +15,7 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use rustix::fs::fstat;
 use rustix::io::retry_on_intr;
+use rustix::net::sockopt::socket_acceptconn;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, getpeername, getsockname, recvmsg, send,
@@ -176,11 +177,21 @@ fn receive(
             format!("more than {DESCRIPTORS_PER_MESSAGE} descriptors in one message, or no room for them");
         return Ok((message.bytes, Err(io::Error::new(io::ErrorKind::InvalidData, reason))));
     }
-    if received.iter().any(|descriptor| leads_here(descriptor.as_fd(), socket)) {
-        let reason = "an attachment is a connection to this service, which would keep itself open";
+    if let Some(reason) = received.iter().find_map(|descriptor| unwanted(descriptor.as_fd(), socket)) {
         return Ok((message.bytes, Err(io::Error::new(io::ErrorKind::InvalidData, reason))));
     }
     Ok((message.bytes, attachments.add(received)))
+}
+
+/// Why a descriptor is not kept. The listener of this service could be shut down through a copy of it.
+fn unwanted(descriptor: BorrowedFd<'_>, connection: BorrowedFd<'_>) -> Option<&'static str> {
+    if leads_here(descriptor, connection) {
+        Some("an attachment is a connection to this service, which would keep itself open")
+    } else if socket_acceptconn(descriptor) == Ok(true) {
+        Some("an attachment is a listening socket, which has no numbers")
+    } else {
+        None
+    }
 }
 
 /// Whether a descriptor is the client's end of a connection to the same listener as `connection`, maybe of that one

@@ -3,12 +3,10 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, ready};
+use std::task::{Context, Poll, Wake};
 
 use futures::task::AtomicWaker;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::yield_now;
-use tokio_util::sync::PollSemaphore;
 
 /// Counts what is done in a row.
 #[derive(Debug)]
@@ -59,11 +57,6 @@ impl Turns {
         Poll::Ready(())
     }
 
-    /// Others have their turn before the next.
-    pub(super) fn give_way(&mut self) {
-        self.done = self.most;
-    }
-
     /// What is done now counts for so many more.
     pub(super) fn spend(&mut self, more: usize) {
         self.done = self.most.min(self.done.saturating_add(more));
@@ -73,76 +66,5 @@ impl Turns {
     pub(super) fn reset(&mut self) {
         self.done = 0;
         self.given = None;
-    }
-}
-
-thread_local! {
-    static ONE: Arc<Semaphore> = Arc::new(Semaphore::new(1));
-}
-
-/// The right to decode a long message, of which all connections of a thread have one: several decoded in a row would keep
-/// the others waiting for as many times as long.
-#[derive(Debug, Default)]
-pub(super) struct Long {
-    asked: Option<PollSemaphore>,
-    /// It was asked for since [`Long::settle`], and not given.
-    waits: bool,
-    held: Option<OwnedSemaphorePermit>,
-}
-
-impl Long {
-    /// Ready when it is held.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.held.is_none() {
-            let asked = self.asked.get_or_insert_with(|| PollSemaphore::new(ONE.with(Arc::clone)));
-            self.waits = true;
-            self.held = ready!(asked.poll_acquire(cx));
-            self.waits = false;
-        }
-        Poll::Ready(())
-    }
-
-    pub(super) fn is_held(&self) -> bool {
-        self.held.is_some()
-    }
-
-    /// The next may have it.
-    pub(super) fn release(&mut self) {
-        self.held = None;
-    }
-
-    /// To be called when the task is about to wait. If it is not for this any more, it stands in nobody's way: it may
-    /// have been given the right without a look at it.
-    pub(super) fn settle(&mut self) {
-        if !std::mem::take(&mut self.waits) {
-            self.asked = None;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use futures::task::noop_waker;
-
-    use super::*;
-
-    #[test]
-    fn who_was_given_the_right_and_does_not_look_keeps_no_other_from_it() {
-        let waker = noop_waker();
-        let mut cx = Context::from_waker(&waker);
-        let [mut first, mut second, mut third] = [(); 3].map(|()| Long::default());
-        assert!(first.poll(&mut cx).is_ready());
-        assert!(second.poll(&mut cx).is_pending());
-        assert!(third.poll(&mut cx).is_pending());
-        for long in [&mut first, &mut second, &mut third] {
-            long.settle();
-        }
-        // It is the second's now, which has something else to wait for.
-        first.release();
-        assert!(third.poll(&mut cx).is_pending());
-        third.settle();
-        second.settle();
-        assert!(third.poll(&mut cx).is_ready());
-        assert!(first.poll(&mut cx).is_pending());
     }
 }

@@ -151,6 +151,19 @@ fn a_connection_to_the_service_is_refused_as_an_attachment_and_other_sockets_are
 }
 
 #[test]
+fn a_listening_socket_is_refused_as_an_attachment() {
+    local(async {
+        let (mut ours, mut theirs) = streams(16);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        ours.outgoing().push(Arc::new(listener.into()));
+        ours.write_all(b"x").await.unwrap();
+        let error = soon(theirs.read_u8()).await.unwrap_err();
+        assert!(error.to_string().contains("is a listening socket"), "{error}");
+        assert_eq!(theirs.attachments().alive(), 0);
+    });
+}
+
+#[test]
 fn a_full_socket_neither_loses_nor_doubles_descriptors() {
     local(async {
         let (mut ours, mut theirs) = streams(64);

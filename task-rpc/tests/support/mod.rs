@@ -115,9 +115,18 @@ pub(crate) struct Alone {
 
 impl Alone {
     pub(crate) fn start() -> Self {
+        Alone::start_as(&mut task_rpc())
+    }
+
+    /// With a line in the log for every call, however many there are.
+    pub(crate) fn start_talkative() -> Self {
+        Alone::start_as(task_rpc().env("TASK_LOG", "info"))
+    }
+
+    fn start_as(command: &mut Command) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("rpc.sock");
-        let mut process = Process::spawn(task_rpc().arg("--socket").arg(&socket));
+        let mut process = Process::spawn(command.arg("--socket").arg(&socket));
         process.wait_for("serving Stats");
         Alone { process, socket, directory }
     }

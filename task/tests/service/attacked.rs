@@ -16,7 +16,7 @@ const PROMISED: Duration = Duration::from_millis(10);
 /// Of one core, while an attack is over and nobody asks.
 const IDLE: f64 = 0.01;
 /// Lines of the log that an attack may make, each second: whoever is refused may come again at once.
-const LINES: u64 = 20;
+const LINES: u64 = 60;
 /// The kernel's clock for processor times (`getconf CLK_TCK`).
 const TICK: Duration = Duration::from_millis(10);
 

@@ -38,7 +38,7 @@ use super::gate::{Gated, Permit};
 use super::server::{Admitted, Dialect, Held, Incoming, Server};
 use super::stream::FdStream;
 use crate::crash::TraceId;
-use crate::limits::{JSON_ERROR, JSON_ID, JSON_REPLIES, Limits, NO_DEADLINE};
+use crate::limits::{JSON_ERROR, JSON_REPLIES, Limits, NO_DEADLINE};
 
 /// The server's end of a connection whose client speaks JSON-RPC. Made within a tokio runtime.
 pub fn json_server<Req, Resp>(
@@ -47,15 +47,12 @@ pub fn json_server<Req, Resp>(
     methods: Methods<Req, Resp>,
 ) -> Server<Lines<Req, Resp>> {
     let permits = Arc::new(Semaphore::new(limits.in_flight.min(Semaphore::MAX_PERMITS)));
-    let caller = Caller { id: None, version: Version::Two };
-    let unsaid = reply::error(&caller, &JsonError::too_large(limits.frame)).len();
     let lines = Lines {
         stream,
         methods,
         template: context::current(),
         line: limits.frame,
-        // Each of its members must have room in the line for the error that it has none for its reply.
-        batch: limits.in_flight.min(limits.frame / (unsaid + JSON_ID + 1)),
+        batch: limits.in_flight,
         buffer: BytesMut::new(),
         scanned: 0,
         ended: false,
@@ -64,7 +61,11 @@ pub fn json_server<Req, Resp>(
         next: 0,
         calls: HashMap::new(),
         batches: Batches::new(limits.frame, limits.held),
-        unsaid,
+        unsaid: reply::error(
+            &Caller { id: None, version: Version::Two },
+            &JsonError::too_large(limits.frame),
+        )
+        .len(),
         deadlines: DelayQueue::new(),
         out: BytesMut::new(),
         refused: 0,

@@ -1,4 +1,4 @@
-"""Mean of a numpy array that the service uses where it is: array.py SOCKET NUMBER...
+"""Mean of a numpy array that the service uses where it is: mean_array.py SOCKET NUMBER...
 
 The array lies in a sealed memfd, which nobody can change any more. So the service maps it, without a copy."""
 
@@ -32,5 +32,5 @@ if __name__ == "__main__":
         socket.send_fds(stats, [json.dumps(request).encode() + b"\n"], [sealed(array)])
         reply = json.loads(stats.makefile().readline())
     if "error" in reply:
-        sys.exit(f"array.py: {reply['error']['message']}")
+        sys.exit(f"mean_array.py: {reply['error']['message']}")
     print("mean", reply["result"]["value"], "of", reply["result"]["count"], "numbers")
