@@ -142,6 +142,9 @@ pub const RESENDS: u32 = 100;
 pub const RESEND_PAUSE: Duration = Duration::from_millis(1);
 /// The longest such wait: fifty tries a second cost next to nothing, and room is soon found.
 pub const RESEND_PAUSE_MAX: Duration = Duration::from_millis(20);
+/// Workers in a row that may turn a client away without a word before it pauses each time: two that drain are a hand-over,
+/// more are none.
+pub const DRAINS: u32 = 3;
 /// A connection that was used within this time is in use: it makes no room for a process that has more of them.
 pub const IN_USE: Duration = Duration::from_secs(1);
 /// Connections that may wait to be accepted while a worker is replaced.

@@ -26,7 +26,7 @@ use tarpc::client::stub::Stub;
 use tarpc::context::Context;
 use tarpc::trace::{SamplingDecision, TraceId};
 use task_proto::crash;
-use task_proto::limits::{Limits, NO_DEADLINE, RESEND_PAUSE, RESEND_PAUSE_MAX, RESENDS, SLOW_CALL};
+use task_proto::limits::{DRAINS, Limits, NO_DEADLINE, RESEND_PAUSE, RESEND_PAUSE_MAX, RESENDS, SLOW_CALL};
 use task_proto::wire;
 use tokio::sync::Mutex;
 use tokio::task::yield_now;
@@ -39,9 +39,6 @@ use self::loss::{Loss, Spent};
 use self::service::Service;
 use crate::supervisor::Supervisor;
 use crate::verdict::{Death, Verdict};
-
-/// Workers in a row that drain before they have greeted, and so turn a client away without a word: more is no hand-over.
-const DRAINS: u32 = 3;
 
 /// A client of one service, over one connection at a time, with a fixed set of attachments: they have the numbers 0,
 /// 1, 2… on every connection, so a request that names one can be sent again as it is.
