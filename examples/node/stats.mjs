@@ -3,7 +3,7 @@
 import { connect } from "node:net";
 import { createInterface } from "node:readline";
 
-const [path, ...words] = process.argv.slice(2);
+const [path = "SOCKET", ...words] = process.argv.slice(2);
 const socket = connect(path);
 const waiting = new Map();
 let calls = 0;
@@ -17,15 +17,17 @@ function call(method, params) {
   });
 }
 
-createInterface({ input: socket }).on("line", (line) => {
+const fail = (error) => waiting.forEach(({ reject }) => reject(error));
+const replies = createInterface({ input: socket }).on("line", (line) => {
   const { id, result, error } = JSON.parse(line);
+  // An error without an id is about the connection.
+  if (id === null) return fail(error);
   const { resolve, reject } = waiting.get(id);
   waiting.delete(id);
   if (error) reject(error);
   else resolve(result);
 });
-const fail = (error) => waiting.forEach(({ reject }) => reject(error));
-socket.on("error", fail).on("close", () => fail(new Error("the service has closed")));
+replies.on("error", fail).on("close", () => fail(new Error("the service has closed")));
 
 try {
   const query = { numbers: words.map(Number) };

@@ -23,17 +23,17 @@ class Stats:
         reply = json.loads(self.replies.readline() or '{"error": {"message": "the service has closed"}}')
         if "error" in reply:
             # Its "code" and "data" are for programs: the kind, and the line and column of what is wrong.
-            raise RuntimeError(reply["error"]["message"], reply["error"].get("data"))
+            raise RuntimeError(f"{reply['error']['message']}; {reply['error'].get('data')}")
         return reply["result"]
 
 
 if __name__ == "__main__":
-    stats = Stats(sys.argv[1])
     try:
+        stats = Stats(sys.argv[1])
         with open(sys.argv[2], "rb") as file:
             mean = stats.call("mean", {"attached": 0, "format": "text"}, [file.fileno()])
         print("mean   ", mean["value"])
         print("median ", stats.call("median", {"attached": 0})["value"])
         print("mode   ", *stats.call("mode", {"attached": 0})["values"])
-    except RuntimeError as error:
-        sys.exit(f"stats.py: {error.args[0]}; {error.args[1]}")
+    except (OSError, RuntimeError) as error:
+        sys.exit(f"stats.py: {error}")

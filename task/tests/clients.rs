@@ -102,6 +102,8 @@ fn python_with_its_standard_library_hands_over_a_file() {
     assert_eq!((ended.status.code(), ended.stdout.as_str()), (Some(1), ""), "{ended}");
     assert!(ended.stderr.starts_with("stats.py: \"abc\" is not a number; "), "{ended}");
     assert!(ended.stderr.contains("'kind': 'not_a_number'") && ended.stderr.contains("'line': 2"), "{ended}");
+    let ended = service.script("python3", "python/stats.py", &["/nowhere"]);
+    ended.fails(1, "stats.py: [Errno 2] No such file or directory: '/nowhere'");
     service.stops();
 }
 
@@ -129,6 +131,9 @@ fn node_calls_three_methods_at_once() {
     ask(&[]).fails(1, &format!("stats.mjs: empty_input: {EMPTY}"));
     let ended = ask(&["1", "abc"]);
     assert!(ended.stderr.starts_with("stats.mjs: missing_value: "), "{ended}");
+    service.home.run("node", [Path::new(EXAMPLES).join("node/stats.mjs"), "nowhere".into()])
+        .ends_beside_others()
+        .fails(1, "stats.mjs: ENOENT: connect ENOENT nowhere");
     service.stops();
 }
 
