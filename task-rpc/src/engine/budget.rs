@@ -32,6 +32,8 @@ pub struct Lease {
     bytes: u64,
     /// What of them was taken in advance.
     spare: u64,
+    /// Bytes of another one that the same call needs.
+    beside: u64,
 }
 
 impl Budget {
@@ -66,7 +68,14 @@ impl Budget {
 
     /// An account that holds nothing yet.
     pub fn lease(&self) -> Lease {
-        Lease { shared: Arc::clone(&self.shared), bytes: 0, spare: 0 }
+        Lease { shared: Arc::clone(&self.shared), bytes: 0, spare: 0, beside: 0 }
+    }
+
+    /// The same for a call that needs this one, too.
+    pub fn lease_beside(&self, other: &Lease) -> Lease {
+        let mut lease = self.lease();
+        lease.beside = other.bytes;
+        lease
     }
 }
 
@@ -101,25 +110,35 @@ impl Lease {
     }
 
     fn take(&mut self, bytes: u64) -> Result<(), Fault> {
-        if !self.shared.take(bytes) {
+        let Account { limit, .. } = *self.shared;
+        let taken = self.shared.take(bytes).or_else(|_| {
             self.shared.shrink();
-            if !self.shared.take(bytes) {
-                let limit = self.shared.limit;
-                let message = format!(
+            self.shared.take(bytes)
+        });
+        taken.map_err(|used| {
+            let own = self.beside + self.bytes;
+            let message = if own.saturating_add(bytes) > limit {
+                format!(
                     "the numbers need more than the {limit} bytes of memory that all calls together may use; give fewer numbers, or raise --memory of task where it runs this service"
-                );
-                return Err(Fault::new(FaultKind::TooLarge, message));
-            }
-        }
+                )
+            } else {
+                let others = used.saturating_sub(own);
+                format!(
+                    "other calls hold {others} of the {limit} bytes of memory that all calls together may use, and too few are left for these numbers; ask again when those are done, or raise --memory of task where it runs this service"
+                )
+            };
+            Fault::new(FaultKind::TooLarge, message)
+        })?;
         self.bytes += bytes;
         Ok(())
     }
 }
 
 impl Account {
-    fn take(&self, bytes: u64) -> bool {
+    /// Fails with what is in use, if there is no room.
+    fn take(&self, bytes: u64) -> Result<u64, u64> {
         let room = |used: u64| used.checked_add(bytes).filter(|used| *used <= self.limit);
-        self.used.try_update(Relaxed, Relaxed, room).is_ok()
+        self.used.try_update(Relaxed, Relaxed, room)
     }
 
     fn shrink(&self) {
@@ -185,6 +204,30 @@ mod tests {
         drop(lease);
         assert_eq!(budget.used(), 40);
         other.grow(60).unwrap();
+    }
+
+    #[test]
+    fn who_finds_others_memory_in_use_is_told_to_ask_again_and_who_needs_too_much_to_give_less() {
+        let budget = Budget::new(Some(100));
+        let mut own = budget.lease();
+        own.grow(30).unwrap();
+        let mut other = budget.lease();
+        other.grow(50).unwrap();
+        let told = |fault: Fault| fault.message;
+        let busy = told(own.grow(40).unwrap_err());
+        assert!(
+            busy.starts_with("other calls hold 50 of the 100 bytes") && busy.contains("ask again"),
+            "{busy}"
+        );
+        let much = told(own.grow(71).unwrap_err());
+        assert!(much.contains("give fewer numbers") && !much.contains("ask again"), "{much}");
+        // What the call has already is not somebody else's.
+        let mut scratch = budget.lease_beside(&own);
+        let busy = told(scratch.grow(70).unwrap_err());
+        assert!(busy.starts_with("other calls hold 50 of"), "{busy}");
+        let much = told(scratch.grow(71).unwrap_err());
+        assert!(much.contains("give fewer numbers"), "{much}");
+        assert_eq!(budget.used(), 80, "what was refused was not taken");
     }
 
     #[test]

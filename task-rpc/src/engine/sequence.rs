@@ -30,7 +30,7 @@ pub struct Sequence {
     count: u64,
     missing: u64,
     warnings: Vec<String>,
-    lease: Lease,
+    pub(super) lease: Lease,
 }
 
 /// A block of a sequence. Where a sequence [is float](Sequence::is_float), its integers count as floats. NaN among the
