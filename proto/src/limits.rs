@@ -153,6 +153,11 @@ pub const BACKLOG: i32 = 128;
 pub const HANDSHAKE: usize = 64 * 1024;
 /// Descriptors in one control message, each way.
 pub const DESCRIPTORS_PER_MESSAGE: usize = 16;
+/// Attachments that are being closed at once, each by a thread of its own, before no more are received: as many as the
+/// default [`Limits`] allow to be alive, so that only file systems that do not answer make them so many.
+pub const CLOSING: usize = 1024;
+/// The stack of such a thread, in bytes: it makes one system call.
+pub const CLOSER_STACK: usize = 64 * 1024;
 /// The id of a JSON-RPC request, in bytes as written: it is kept while the call is in flight, and sent back.
 pub const JSON_ID: usize = 128;
 /// What an error that waits to be answered takes beside its text, in bytes, for the count of what is held back.

@@ -1,6 +1,7 @@
 //! How long the engine takes: `cargo run --release --example engine_speed FILE…`.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use task_worker::engine::{Budget, Engine, Ingests};
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for path in std::env::args().skip(1) {
         let ingests = Ingests::new(Engine::new(Budget::new(None)), None);
-        let file = Arc::new(File::open(&path)?.into());
+        let file = Arc::new(OwnedFd::from(File::open(&path)?).into());
         let source = Source::Attached { attached: 0, format: Format::Text };
         let query = Query { sources: vec![source], missing: Missing::Error };
         let began = Instant::now();

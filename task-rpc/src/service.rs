@@ -6,7 +6,7 @@ use tarpc::context::Context;
 use task_proto::fault::{Fault, FaultKind};
 use task_proto::scoreboard::Progress;
 use task_proto::stats::{Mean, Median, Mode, Query, Source, Stats};
-use task_proto::wire::stream::Attachments;
+use task_proto::wire::Attachments;
 use task_worker::Connection;
 use task_worker::engine::{Data, Engine, Ingests, no_attachment};
 

@@ -20,6 +20,7 @@ use task_proto::fault::{Fault, FaultKind};
 use task_proto::limits::INLINE_NUMBERS;
 use task_proto::number::Number;
 use task_proto::stats::{Format, Missing, Query, Source};
+use task_proto::wire::Attachment;
 use task_worker::engine::{Budget, Data, Engine, Ingests};
 
 /// Much longer than anything here takes: it ends a test that would hang.
@@ -42,8 +43,10 @@ fn skipping(sources: impl Into<Vec<Source>>) -> Query {
 }
 
 /// The descriptors of a connection.
-fn attachments(inputs: impl IntoIterator<Item = impl Into<OwnedFd>>) -> impl Fn(u32) -> Option<Arc<OwnedFd>> {
-    let inputs: Vec<_> = inputs.into_iter().map(|input| Arc::new(input.into())).collect();
+fn attachments(
+    inputs: impl IntoIterator<Item = impl Into<OwnedFd>>,
+) -> impl Fn(u32) -> Option<Arc<Attachment>> {
+    let inputs: Vec<_> = inputs.into_iter().map(|input| Arc::new(input.into().into())).collect();
     move |number| inputs.get(number as usize).cloned()
 }
 
@@ -131,7 +134,7 @@ async fn a_pipe_with_a_fault_gives_later_calls_the_same_fault() {
 async fn the_last_call_that_leaves_stops_the_reading() {
     let ingests = ingests();
     let (reader, mut writer) = pipe().unwrap();
-    let number = std::cell::RefCell::new(Some(Arc::new(OwnedFd::from(reader))));
+    let number = std::cell::RefCell::new(Some(Arc::new(Attachment::from(OwnedFd::from(reader)))));
     let mut first = Box::pin(ingests.data(query([attached(0)]), |_| number.borrow().clone()));
     assert!(poll!(&mut first).is_pending());
     let mut second = Box::pin(ingests.data(query([attached(0)]), |_| number.borrow().clone()));

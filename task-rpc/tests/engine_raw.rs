@@ -18,6 +18,7 @@ use task_proto::fault::{Fault, FaultKind};
 use task_proto::limits::MAPPINGS;
 use task_proto::number::Number;
 use task_proto::stats::{Format, Missing, Query, Source};
+use task_proto::wire::Attachment;
 use task_worker::engine::{Budget, Data, Engine, Ingests, mean};
 
 /// Much longer than anything here takes: it ends a test that would hang.
@@ -42,14 +43,18 @@ fn skipping(format: Format) -> Query {
     query([Source::Attached { attached: 0, format }], Missing::Skip)
 }
 
-async fn ingested(ingests: &Ingests, query: Query, inputs: &[Arc<OwnedFd>]) -> Result<Arc<Data>, Fault> {
+async fn ingested(ingests: &Ingests, query: Query, inputs: &[Arc<Attachment>]) -> Result<Arc<Data>, Fault> {
     let data = ingests.data(query, |number| inputs.get(number as usize).cloned());
     tokio::time::timeout(HANG, data).await.expect("it hangs")
 }
 
+fn shared(input: OwnedFd) -> Arc<Attachment> {
+    Arc::new(input.into())
+}
+
 /// One attachment, with an engine of its own.
 async fn ask(query: Query, input: impl Into<OwnedFd>) -> Result<Arc<Data>, Fault> {
-    ingested(&engine(), query, &[Arc::new(input.into())]).await
+    ingested(&engine(), query, &[shared(input.into())]).await
 }
 
 fn floats(values: impl IntoIterator<Item = f64>) -> Vec<u8> {
@@ -206,7 +211,7 @@ proptest! {
             let mut inputs = Vec::new();
             let sources: Vec<_> = parts.iter().map(|(way, numbers)| {
                 let (source, input) = source(*way, numbers, inputs.len() as u32);
-                inputs.extend(input.map(Arc::new));
+                inputs.extend(input.map(shared));
                 source
             }).collect();
             let got = ingested(&engine(), query(sources, missing), &inputs).await;
@@ -220,7 +225,7 @@ async fn what_is_sealed_is_used_where_it_is_and_costs_no_memory() {
     let budget = Budget::new(Some(1 << 20));
     let ingests = Ingests::new(Engine::new(budget.clone()), None);
     let values = 3 * BLOCK + 5;
-    let inputs = [Arc::new(memfd("whole", &floats((0..values).map(|value| value as f64)), SEALS))];
+    let inputs = [shared(memfd("whole", &floats((0..values).map(|value| value as f64)), SEALS))];
     let data = ingested(&ingests, one(Format::F64), &inputs).await.unwrap();
     assert_eq!(mapped("whole"), 1);
     assert_eq!(data.mean().await.unwrap(), Number::Float((values - 1) as f64 / 2.0));
@@ -283,7 +288,7 @@ async fn holes_are_read_and_stay_holes() {
     for (name, size, beyond) in
         [("sparse", 8 << 20, 0), ("disguised", 8 << 20, 8 << 20), ("last", 1 << 20, 4096)]
     {
-        let input = Arc::new(sparse(name, size, beyond));
+        let input = shared(sparse(name, size, beyond));
         let blocks = fstat(&input).unwrap().st_blocks;
         let data = ingested(&engine(), one(Format::F64), &[Arc::clone(&input)]).await.unwrap();
         assert_eq!((data.mean().await.unwrap(), data.sequence().count()), (Number::Float(0.0), size / 8));
@@ -299,7 +304,7 @@ async fn input_that_is_known_to_be_too_large_is_refused_unread() {
     let budget = Budget::new(Some(1 << 30));
     for input in [sparse("terabyte", size, 0), on_disk.into()] {
         let ingests = Ingests::new(Engine::new(budget.clone()), None);
-        let input = Arc::new(input);
+        let input = shared(input);
         let fault = ingested(&ingests, one(Format::F64), &[Arc::clone(&input)]).await.unwrap_err();
         assert_eq!((fault.kind, fault.source_index, fault.column), (FaultKind::TooLarge, Some(0), None));
         assert!(fault.message.contains("--memory"), "{fault}");
@@ -343,7 +348,7 @@ async fn raw_values_begin_at_the_current_offset_which_stays_where_it_is() {
         seek(&input, SeekFrom::Start(16)).unwrap();
         let same = input.as_fd().try_clone_to_owned().unwrap();
         let ingests = engine();
-        let inputs = [Arc::new(input)];
+        let inputs = [shared(input)];
         let data = ingested(&ingests, one(Format::I64), &inputs).await.unwrap();
         assert_eq!((data.sequence().count(), data.mean().await.unwrap()), (2, Number::Float(1.5)));
         assert_eq!(rustix::fs::tell(&same).unwrap(), 16);
@@ -384,7 +389,7 @@ async fn nan_is_missing_at_its_position() {
     let few = floats(std::iter::once(1.0).chain(std::iter::repeat_n(f64::NAN, BLOCK)));
     let budget = Budget::new(Some(1 << 30));
     let ingests = Ingests::new(Engine::new(budget.clone()), None);
-    let kept = ingested(&ingests, skipping(Format::F64), &[Arc::new(file(&few))]).await.unwrap();
+    let kept = ingested(&ingests, skipping(Format::F64), &[shared(file(&few))]).await.unwrap();
     assert!((1..few.len() as u64 / 2).contains(&budget.used()), "what is missing takes no memory");
     drop(kept);
     let nothing = floats([f64::NAN; 3]);
@@ -393,7 +398,7 @@ async fn nan_is_missing_at_its_position() {
         assert_eq!((fault.kind, fault.message.contains("all 3 values")), (FaultKind::EmptyInput, true));
         let sources =
             [Format::F64, Format::I64].map(|format| Source::Attached { attached: format as u32 - 1, format });
-        let inputs = [sealed(&nothing), sealed(&ints([i64::MAX]))].map(Arc::new);
+        let inputs = [sealed(&nothing), sealed(&ints([i64::MAX]))].map(shared);
         let data = ingested(&engine(), query(sources, Missing::Skip), &inputs).await.unwrap();
         assert_eq!(data.order().await.unwrap().low, i64::MAX.into(), "no float makes it float");
     }
@@ -443,7 +448,7 @@ async fn values_may_arrive_in_pieces_of_any_size() {
         rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
         let pieces: Vec<_> = bytes.chunks(piece).map(<[u8]>::to_vec).collect();
         let ingests = engine();
-        let inputs = [Arc::new(OwnedFd::from(reader))];
+        let inputs = [shared(reader.into())];
         let write = tokio::task::spawn_blocking(move || {
             for piece in pieces {
                 (&writer).write_all(&piece).unwrap();
@@ -461,7 +466,7 @@ async fn the_same_bytes_may_be_asked_for_in_another_format_if_they_can_be_read_a
     let bytes = floats([1.0, 2.0]);
     let [pipe, ..] = streams(&bytes);
     for (input, again) in [(file(&bytes), true), (sealed(&bytes), true), (pipe, false)] {
-        let (ingests, inputs) = (engine(), [Arc::new(input)]);
+        let (ingests, inputs) = (engine(), [shared(input)]);
         let floats = ingested(&ingests, one(Format::F64), &inputs).await.unwrap();
         assert_eq!(floats.mean().await.unwrap(), Number::Float(1.5));
         match ingested(&ingests, one(Format::I64), &inputs).await {
@@ -475,7 +480,7 @@ async fn the_same_bytes_may_be_asked_for_in_another_format_if_they_can_be_read_a
 #[tokio::test]
 async fn an_attachment_is_mapped_once_and_a_connection_maps_so_many_at_once() {
     let ingests = engine();
-    let inputs: Vec<_> = (0..=MAPPINGS).map(|_| Arc::new(memfd("many", &ints([1, 2, 3]), SEALS))).collect();
+    let inputs: Vec<_> = (0..=MAPPINGS).map(|_| shared(memfd("many", &ints([1, 2, 3]), SEALS))).collect();
     let mut kept = Vec::new();
     for number in 0..=MAPPINGS as u32 {
         let source = || Source::Attached { attached: number, format: Format::I64 };

@@ -13,6 +13,7 @@ use futures::poll;
 use task_proto::limits::{INGESTS, READERS};
 use task_proto::number::Number;
 use task_proto::stats::{Format, Missing, Query, Source};
+use task_proto::wire::Attachment;
 use task_worker::engine::{Budget, Engine, Ingests};
 
 /// Much longer than anything here takes: it ends a test that would hang.
@@ -37,7 +38,7 @@ fn file(text: &str) -> OwnedFd {
 async fn a_process_that_waits_for_hundreds_of_inputs_keeps_no_other_from_reading() {
     let engine = Engine::new(Budget::new(Some(1 << 30)));
     let count = |ingests: Ingests, input: OwnedFd| async move {
-        let input = Arc::new(input);
+        let input = Arc::new(Attachment::from(input));
         let data = ingests.data(query([attached()]), |_| Some(Arc::clone(&input))).await?;
         Ok::<_, task_proto::fault::Fault>(data.sequence().count())
     };
@@ -64,7 +65,7 @@ async fn a_long_request_is_not_compared_with_all_that_are_kept() {
         |last: i64| Source::Numbers((0..50_000).map(|_| Number::Int(0)).chain([Number::Int(last)]).collect());
     let engine = Engine::new(Budget::new(Some(8 << 30)));
     let (idle, _writer) = pipe().unwrap();
-    let input = Arc::new(OwnedFd::from(idle));
+    let input = Arc::new(Attachment::from(OwnedFd::from(idle)));
     let place = |ingests: &Ingests, last: i64| {
         let query = query([numbers(last), attached()]);
         let (ingests, input) = (ingests.clone(), Arc::clone(&input));

@@ -6,6 +6,7 @@ mod support;
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -237,6 +238,36 @@ fn a_request_that_workers_died_of_is_known_again_by_what_it_asks() {
     let mut own = killer;
     own["trace_id"] = json!("0000000000000000000000000000ab12");
     assert_eq!(lines.ask(&own)["error"]["data"]["kind"], "empty_input");
+}
+
+#[tokio::test]
+async fn a_request_is_known_again_by_an_attachment_in_memory_and_by_no_other() {
+    let mut alone = Alone::start_talkative();
+    let memory = rustix::fs::memfd_create("numbers", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    let another = rustix::fs::memfd_create("numbers", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    let [memory, another, pipe] = [memory, another, std::io::pipe().unwrap().0.into()].map(Arc::new);
+    let request = |params: Value| format!("{}\n", two("mean", &params));
+    let mut ask = async |attached: [&Arc<OwnedFd>; 2], params: Value| {
+        let stream = FdStream::new(tokio::net::UnixStream::connect(&alone.socket).await.unwrap(), 0);
+        for descriptor in attached {
+            stream.outgoing().push(Arc::clone(descriptor));
+        }
+        let mut stream = tokio::io::BufReader::new(stream);
+        stream.write_all(request(params).as_bytes()).await.unwrap();
+        stream.read_line(&mut String::new()).await.unwrap();
+        let logged: Value = serde_json::from_str(&alone.process.wait_for("trace_id")).unwrap();
+        logged["trace_id"].as_str().unwrap().to_owned()
+    };
+    let first = ask([&memory, &pipe], json!({ "attached": 0 })).await;
+    assert_eq!(ask([&memory, &pipe], json!({ "attached": 0 })).await, first);
+    assert_eq!(ask([&memory, &another], json!({ "attached": 0 })).await, first, "it names no other");
+    assert_ne!(ask([&another, &pipe], json!({ "attached": 0 })).await, first);
+    let both = json!({ "inputs": [{ "attached": 0 }, { "attached" : 1 }] });
+    assert_eq!(ask([&memory, &another], both.clone()).await, ask([&memory, &another], both.clone()).await);
+    // Whose pipe it is could be known only by asking for it.
+    let drawn = ask([&memory, &pipe], both.clone()).await;
+    assert_ne!(ask([&memory, &pipe], both).await, drawn);
+    assert_ne!(drawn.trim_start_matches('0'), "");
 }
 
 #[test]

@@ -10,6 +10,7 @@
 //! gate for calls in flight and the clocks. What stock tarpc does wrong and these must not is in
 //! `tests/wire/faults.rs`, one test each.
 
+mod attachments;
 mod client;
 mod clocks;
 mod codec;
@@ -23,6 +24,7 @@ mod server;
 pub mod stream;
 mod turns;
 
+pub use attachments::{Attachment, Attachments};
 pub use client::{ClientTransport, NEVER_SENT, client};
 pub use connect::{ConnectError, connect, connect_at};
 pub use frames::{Frames, ServerTransport, server};
@@ -31,4 +33,4 @@ pub use hangup::Hangup;
 pub use json::{Lines, json_server};
 pub use message::{Greeting, clamped};
 pub use server::{Dialect, Server, refusal};
-pub use stream::{Attachments, FdStream, Outgoing};
+pub use stream::{FdStream, Outgoing};

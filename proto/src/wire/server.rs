@@ -18,9 +18,10 @@ use tarpc::{ClientMessage, Response, trace};
 use tokio::sync::Semaphore;
 use tokio_util::sync::PollSemaphore;
 
+use super::attachments::Attachments;
 use super::clocks::{Begun, Unread};
 use super::gate::{Gated, Permit};
-use super::stream::{Attachments, FdStream};
+use super::stream::FdStream;
 use super::turns::Turns;
 use super::{frames, json};
 use crate::limits::{Limits, STRETCH, STRETCH_BYTES};

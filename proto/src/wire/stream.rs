@@ -3,7 +3,7 @@
 //! Every read is a `recvmsg`: a plain `read` would lose the descriptors that came with its bytes. Writes without
 //! a descriptor are plain `send`s, so that a sandbox may deny `sendmsg` to a side that never sends one.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,7 +13,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
-use rustix::fs::fstat;
 use rustix::io::retry_on_intr;
 use rustix::net::sockopt::socket_acceptconn;
 use rustix::net::{
@@ -24,8 +23,9 @@ use rustix::net::{
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 
+use super::attachments::{Attachment, Attachments, are_stalled};
 use super::turns::Turns;
-use crate::limits::{DESCRIPTORS_PER_MESSAGE, READ, STRETCH_READS};
+use crate::limits::{CLOSING, DESCRIPTORS_PER_MESSAGE, READ, STRETCH_READS};
 
 const ROOM: usize = rustix::cmsg_space!(ScmRights(DESCRIPTORS_PER_MESSAGE));
 
@@ -160,21 +160,28 @@ fn receive(
     attachments: &Attachments,
 ) -> io::Result<(usize, io::Result<()>)> {
     let mut space = [MaybeUninit::uninit(); ROOM];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
+    // What finds no room the kernel drops, without the wait of a close.
+    let stalled = are_stalled();
+    let mut control = RecvAncillaryBuffer::new(if stalled { &mut [] } else { &mut space });
     let message = retry_on_intr(|| {
         recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC)
     })?;
     let mut received = Vec::new();
     for part in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = part {
-            received.extend(rights);
+            received.extend(rights.map(Attachment::from));
         }
     }
     // Some descriptors were lost, so the numbers of all later ones would be wrong. (Padding may have had room for
     // one too many, which is no reason to let it depend on the padding.)
     if message.flags.contains(ReturnFlags::CTRUNC) || received.len() > DESCRIPTORS_PER_MESSAGE {
-        let reason =
-            format!("more than {DESCRIPTORS_PER_MESSAGE} descriptors in one message, or no room for them");
+        let reason = if stalled {
+            format!(
+                "no more attachments can be had until those are closed, {CLOSING} by now, whose file systems do not answer"
+            )
+        } else {
+            format!("more than {DESCRIPTORS_PER_MESSAGE} descriptors in one message, or no room for them")
+        };
         return Ok((message.bytes, Err(io::Error::new(io::ErrorKind::InvalidData, reason))));
     }
     if let Some(reason) = received.iter().find_map(|descriptor| unwanted(descriptor.as_fd(), socket)) {
@@ -257,67 +264,6 @@ impl AsFd for FdStream {
     }
 }
 
-/// The descriptors received on one connection: numbered 0, 1, 2… in order of arrival, never reused.
-#[derive(Debug, Clone)]
-pub struct Attachments(Arc<Mutex<Table>>);
-
-#[derive(Debug)]
-struct Table {
-    limit: usize,
-    next: u32,
-    alive: BTreeMap<u32, Arc<OwnedFd>>,
-}
-
-impl Attachments {
-    fn new(limit: usize) -> Self {
-        Attachments(Arc::new(Mutex::new(Table { limit, next: 0, alive: BTreeMap::new() })))
-    }
-
-    /// The descriptor of this number, if it came and was not released.
-    pub fn get(&self, number: u32) -> Option<Arc<OwnedFd>> {
-        lock(&self.0).alive.get(&number).cloned()
-    }
-
-    /// Forgets the descriptor of this number, which makes room for another; false if there is none. It is closed
-    /// when its last user is done.
-    pub fn release(&self, number: u32) -> bool {
-        lock(&self.0).alive.remove(&number).is_some()
-    }
-
-    /// How many descriptors came and were not released.
-    pub fn alive(&self) -> usize {
-        lock(&self.0).alive.len()
-    }
-
-    /// What those alive lead to: device and inode of each.
-    pub(super) fn identities(&self) -> Vec<(u32, u64, u64)> {
-        let table = lock(&self.0);
-        let identity = |(number, descriptor): (&u32, &Arc<OwnedFd>)| {
-            fstat(descriptor).ok().map(|stat| (*number, stat.st_dev, stat.st_ino))
-        };
-        table.alive.iter().filter_map(identity).collect()
-    }
-
-    fn add(&self, received: Vec<OwnedFd>) -> io::Result<()> {
-        if received.is_empty() {
-            return Ok(());
-        }
-        let mut table = lock(&self.0);
-        let Table { limit, next, alive } = &mut *table;
-        for descriptor in received {
-            if alive.len() >= *limit || *next == u32::MAX {
-                return Err(io::Error::new(
-                    io::ErrorKind::QuotaExceeded,
-                    format!("at most {limit} attachments may be alive on a connection; release one first"),
-                ));
-            }
-            alive.insert(*next, Arc::new(descriptor));
-            *next += 1;
-        }
-        Ok(())
-    }
-}
-
 /// The descriptors that wait for the next bytes written to a connection: the first
 /// [`DESCRIPTORS_PER_MESSAGE`] ride on the first byte, more of them on the bytes after it.
 #[derive(Debug, Clone, Default)]
@@ -360,6 +306,6 @@ impl Outgoing {
 }
 
 /// A panic elsewhere leaves these tables whole: each change is one step.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

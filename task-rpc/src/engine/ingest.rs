@@ -2,7 +2,6 @@
 //! them in the same way.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use task_proto::numbers::Numbers;
 use task_proto::scoreboard::Activity;
 use task_proto::stats::{Format, Query, Source};
 use task_proto::text::Scanner;
+use task_proto::wire::Attachment;
 
 use super::map::{Maps, View};
 use super::raw::{self, Raw};
@@ -65,7 +65,7 @@ struct Claims(Mutex<Vec<Claim>>);
 
 #[derive(Debug)]
 struct Claim {
-    descriptor: Weak<OwnedFd>,
+    descriptor: Weak<Attachment>,
     pipe: Option<Pipe>,
 }
 
@@ -96,14 +96,14 @@ impl Counted {
 }
 
 impl Claims {
-    fn claim(&self, descriptor: &Arc<OwnedFd>, file_type: FileType) -> Result<(), Fault> {
+    fn claim(&self, descriptor: &Arc<Attachment>, file_type: FileType) -> Result<(), Fault> {
         let (mut claims, pipe) = self.check(descriptor, file_type)?;
         claims.push(Claim { descriptor: Arc::downgrade(descriptor), pipe });
         Ok(())
     }
 
     /// The claims, without one on this descriptor or its pipe; and which pipe that is.
-    fn check(&self, descriptor: &Arc<OwnedFd>, file_type: FileType) -> Result<Checked<'_>, Fault> {
+    fn check(&self, descriptor: &Arc<Attachment>, file_type: FileType) -> Result<Checked<'_>, Fault> {
         let is_pipe = matches!(file_type, FileType::Fifo | FileType::Socket);
         let pipe = is_pipe.then(|| fstat(descriptor).ok()).flatten().map(|stat| (stat.st_dev, stat.st_ino));
         let mut claims = lock(&self.0);
@@ -136,7 +136,7 @@ impl Ingests {
     pub async fn data(
         &self,
         query: Query,
-        attachment: impl Fn(u32) -> Option<Arc<OwnedFd>>,
+        attachment: impl Fn(u32) -> Option<Arc<Attachment>>,
     ) -> Result<Arc<Data>, Fault> {
         let inline = query.sources.iter().map(|source| match source {
             Source::Numbers(numbers) => Some(numbers.len()),
@@ -195,7 +195,7 @@ impl Ingests {
         data
     }
 
-    fn read(&self, query: Arc<Counted>, descriptors: Vec<Option<Arc<OwnedFd>>>, job: Work<Data>) {
+    fn read(&self, query: Arc<Counted>, descriptors: Vec<Option<Arc<Attachment>>>, job: Work<Data>) {
         let (engine, reading) = (self.engine.clone(), Arc::clone(&self.reading));
         reader::run(&self.engine.readers, self.engine.process, job, move |job| {
             let Query { sources, missing } = &query.query;
@@ -221,8 +221,8 @@ impl Ingests {
 /// The descriptors of the sources that have one.
 fn descriptors(
     query: &Query,
-    attachment: impl Fn(u32) -> Option<Arc<OwnedFd>>,
-) -> Result<Vec<Option<Arc<OwnedFd>>>, Fault> {
+    attachment: impl Fn(u32) -> Option<Arc<Attachment>>,
+) -> Result<Vec<Option<Arc<Attachment>>>, Fault> {
     let descriptor = |(index, source): (usize, &Source)| match *source {
         Source::Numbers(_) => Ok(None),
         Source::Attached { attached, .. } => match attachment(attached) {
@@ -242,7 +242,7 @@ impl Reading {
     fn collect(
         &self,
         collector: &mut Collector,
-        descriptor: &Arc<OwnedFd>,
+        descriptor: &Arc<Attachment>,
         format: Format,
         source: Option<usize>,
         job: &Work<Data>,
@@ -275,7 +275,7 @@ impl Reading {
     fn collect_raw(
         &self,
         collector: &mut Collector,
-        descriptor: &Arc<OwnedFd>,
+        descriptor: &Arc<Attachment>,
         kind: Kind,
         mut raw: Raw,
         job: &Work<Data>,
@@ -295,7 +295,7 @@ impl Reading {
     /// Reads the input to its end, and hands over its blocks.
     fn blocks(
         &self,
-        descriptor: &Arc<OwnedFd>,
+        descriptor: &Arc<Attachment>,
         kind: Kind,
         job: &Work<Data>,
         take: impl FnMut(&[u8]) -> Result<(), Fault>,
@@ -304,7 +304,7 @@ impl Reading {
             Kind::File { offset, .. } => read_file(descriptor, offset, job, take),
             Kind::Stream(file_type) => {
                 // Before it waits for bytes that it may not take.
-                drop(self.claims.check(descriptor, file_type)?);
+                job.waiting(|| self.claims.check(descriptor, file_type).map(drop))?;
                 let claim = || self.claims.claim(descriptor, file_type);
                 read_stream(descriptor, file_type, self.idle, job, claim, take)
             }
@@ -393,12 +393,14 @@ fn same_number(left: Number, right: Number) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
+
     use super::*;
 
     #[test]
     fn claims_last_as_long_as_their_descriptors() {
         let claims = Claims::default();
-        let descriptor = || Arc::new(OwnedFd::from(std::io::pipe().unwrap().0));
+        let descriptor = || Arc::new(Attachment::from(OwnedFd::from(std::io::pipe().unwrap().0)));
         let kept = descriptor();
         claims.claim(&kept, FileType::Fifo).unwrap();
         for _ in 0..10 {

@@ -2,13 +2,14 @@
 //! where it is. The only unsafe code of the engine.
 #![expect(unsafe_code, reason = "mapping memory and viewing it as numbers")]
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, Weak};
 
 use rustix::fs::SealFlags;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use task_proto::limits::MAPPINGS;
+use task_proto::wire::Attachment;
 
 use super::shared::lock;
 
@@ -23,7 +24,7 @@ const PAGE: usize = 4096;
 
 /// The mappings of one connection: one for each attachment, however many calls and sources name it.
 #[derive(Debug, Default)]
-pub(super) struct Maps(Mutex<Vec<(Weak<OwnedFd>, Weak<Map>)>>);
+pub(super) struct Maps(Mutex<Vec<(Weak<Attachment>, Weak<Map>)>>);
 
 /// What of a mapping follows an offset. It keeps the mapping alive.
 #[derive(Debug)]
@@ -46,7 +47,7 @@ unsafe impl Sync for Map {}
 
 impl Maps {
     /// The whole eight-byte values from this offset to the end of the file. `None`: it has to be read.
-    pub(super) fn view(&self, attachment: &Arc<OwnedFd>, offset: u64) -> Option<View> {
+    pub(super) fn view(&self, attachment: &Arc<Attachment>, offset: u64) -> Option<View> {
         let mut maps = lock(&self.0);
         maps.retain(|(_, map)| map.strong_count() > 0);
         let attachment_of = Arc::downgrade(attachment);
@@ -90,7 +91,7 @@ impl View {
 impl Map {
     /// Maps it, if that is safe and allocates nothing. Whatever stands against it stands in the way of nothing: the file
     /// can still be read.
-    fn new(attachment: &OwnedFd) -> Option<Self> {
+    fn new(attachment: &Attachment) -> Option<Self> {
         // The values are little-endian.
         if cfg!(target_endian = "big") || !rustix::fs::fcntl_get_seals(attachment).ok()?.contains(SEALS) {
             return None;
@@ -147,9 +148,10 @@ mod tests {
             let memfd = memfd_create("array", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
             rustix::io::write(&memfd, &vec![0; bytes]).unwrap();
             fcntl_add_seals(&memfd, SEALS).unwrap();
-            Arc::new(memfd)
+            Arc::new(Attachment::from(memfd))
         };
-        let values = |memfd: &Arc<OwnedFd>, offset| Some(Maps::default().view(memfd, offset)?.ints().len());
+        let values =
+            |memfd: &Arc<Attachment>, offset| Some(Maps::default().view(memfd, offset)?.ints().len());
         let (whole, cut) = (memfd(64), memfd(61));
         assert_eq!([0, 8, 64].map(|offset| values(&whole, offset)), [Some(8), Some(7), Some(0)]);
         assert_eq!([5, 65, 72, u64::MAX].map(|offset| values(&whole, offset)), [None; 4]);
@@ -163,7 +165,7 @@ mod tests {
             rustix::io::write(&memfd, &vec![0; 1024 * 1024]).unwrap();
         }
         fcntl_add_seals(&memfd, SEALS).unwrap();
-        let (maps, memfd) = (Maps::default(), Arc::new(memfd));
+        let (maps, memfd) = (Maps::default(), Arc::new(Attachment::from(memfd)));
         let looks = |allowed: u32| {
             let looks = Cell::new(0);
             let mut collector = Collector::new(&Budget::unlimited(), Missing::Error);

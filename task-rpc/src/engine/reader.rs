@@ -19,6 +19,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 use task_proto::fault::{Fault, FaultKind};
 use task_proto::limits::{INPUT_BLOCK, TICK};
+use task_proto::wire::Attachment;
 
 use super::pool::Pool;
 use super::shared::{Work, lock};
@@ -111,7 +112,7 @@ pub(super) enum Kind {
 ///
 /// # Errors
 /// `Unreadable`.
-pub(super) fn kind(input: &OwnedFd) -> Result<Kind, Fault> {
+pub(super) fn kind(input: &Attachment) -> Result<Kind, Fault> {
     let stat = rustix::fs::fstat(input).map_err(unreadable)?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => {
@@ -128,7 +129,7 @@ pub(super) fn kind(input: &OwnedFd) -> Result<Kind, Fault> {
 /// # Errors
 /// `Unreadable`, `Cancelled`, or what `take` answers.
 pub(super) fn read_file<T>(
-    input: &OwnedFd,
+    input: &Attachment,
     mut offset: u64,
     job: &Work<T>,
     mut take: impl FnMut(&[u8]) -> Result<(), Fault>,
@@ -155,7 +156,7 @@ pub(super) fn read_file<T>(
 /// # Errors
 /// `Unreadable`, `InputIdle`, `Cancelled`, or what `claim` or `take` answers.
 pub(super) fn read_stream<T>(
-    input: &OwnedFd,
+    input: &Attachment,
     file_type: FileType,
     idle: Option<Duration>,
     job: &Work<T>,
@@ -195,7 +196,7 @@ type Bridge = (OwnedFd, OwnedFd);
 /// Reads after a `poll`, and answers `AGAIN` where a plain read would wait, because another reader was faster.
 /// Linux has no such read for a FIFO with a name, but moves its bytes into a pipe of ours without waiting.
 fn read_now(
-    input: &OwnedFd,
+    input: impl AsFd + Copy,
     file_type: FileType,
     buffer: &mut [u8],
     bridge: &mut Option<Bridge>,

@@ -304,19 +304,36 @@ impl<Req, Resp> Lines<Req, Resp> {
     }
 
     /// That of a client that gives none: the same for the same request, so that one that workers die of is known again.
+    /// 0, for which another is drawn, where it names an attachment that is not in memory: nobody can say at once what that
+    /// leads to, and it must not be taken for another.
     fn trace_id(&self, Request { text, method, params, .. }: &Request) -> u128 {
         let params = params.clone().map_or("", |place| &text[place]);
+        // They go by numbers, which are the same on every connection.
+        let mut identities = Vec::new();
+        for number in attached(params) {
+            if identities.iter().all(|(known, _)| *known != number) {
+                match self.stream.attachments().identity(number) {
+                    Some(identity) => identities.push((number, identity)),
+                    None => return 0,
+                }
+            }
+        }
         let half = |salt: u8| {
             let mut hasher = DefaultHasher::new();
-            (salt, &text[method.clone()], params).hash(&mut hasher);
-            // Attachments go by numbers, which are the same on every connection: they are what they lead to.
-            if params.contains("attached") {
-                self.stream.attachments().identities().hash(&mut hasher);
-            }
+            (salt, &text[method.clone()], params, &identities).hash(&mut hasher);
             u128::from(hasher.finish())
         };
         half(0) << 64 | half(1)
     }
+}
+
+/// The numbers of the attachments that parameters name.
+fn attached(params: &str) -> impl Iterator<Item = u32> {
+    params.split("\"attached\"").skip(1).filter_map(|rest| {
+        let number = rest.trim_start().strip_prefix(':')?.trim_start();
+        let end = number.find(|character: char| !character.is_ascii_digit()).unwrap_or(number.len());
+        number[..end].parse().ok()
+    })
 }
 
 impl<Req, Resp> Dialect for Lines<Req, Resp> {
