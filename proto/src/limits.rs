@@ -186,8 +186,8 @@ pub const TOKEN: usize = 64 * 1024;
 pub const TOKEN_SHOWN: usize = 64;
 /// Inputs that a worker reads at once, each on a thread of its own; those of one process are half of them at most.
 pub const READERS: usize = 256;
-/// Processes whose calls compute at once, each on as many threads as there are processors. The kernel shares these out;
-/// far more would make every call late, and the slow ones look dead.
+/// Processes whose calls compute at once, each on as many threads as there are processors; and as many whose readers do.
+/// The kernel shares these out; far more would make every call late, and the slow ones look dead.
 pub const COMPUTING: usize = 8;
 /// Inputs whose numbers a connection keeps for its later calls; the oldest that no call uses goes first.
 pub const INGESTS: usize = 64;

@@ -18,7 +18,7 @@ use rustix::fs::FileType;
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 use task_proto::fault::{Fault, FaultKind};
-use task_proto::limits::{INPUT_BLOCK, TICK};
+use task_proto::limits::{COMPUTING, INPUT_BLOCK, TICK};
 use task_proto::wire::Attachment;
 
 use super::pool::Pool;
@@ -54,48 +54,64 @@ pub(super) fn cores() -> usize {
     *CORES
 }
 
-/// The processors, for which the readers of a process take turns. Hundreds of them that computed at once would keep the
-/// I/O loop and the computing calls waiting for so long that they seemed to hang.
+/// Processors that readers take turns for. Hundreds of readers that computed at once would keep the I/O loop and the
+/// computing calls waiting for so long that they seemed to hang.
 #[derive(Debug)]
 struct Cores {
     free: Mutex<usize>,
     freed: Condvar,
 }
 
-impl Default for Cores {
-    fn default() -> Self {
-        Cores { free: Mutex::new(cores()), freed: Condvar::new() }
+impl Cores {
+    fn new(free: usize) -> Self {
+        Cores { free: Mutex::new(free), freed: Condvar::new() }
     }
-}
 
-/// Those of each process that has readers which compute or wait to.
-static SHARES: Mutex<BTreeMap<i32, Arc<Cores>>> = Mutex::new(BTreeMap::new());
-
-/// The right of a reader to compute on one of them.
-#[derive(Debug)]
-pub(super) struct Core(Arc<Cores>);
-
-impl Core {
-    /// Waits for one of this process. In no order: handed on from one to the next, each would wait for a sleeper to
-    /// wake.
-    pub(super) fn take(process: i32) -> Self {
-        let cores = {
-            let mut shares = lock(&SHARES);
-            if !shares.contains_key(&process) {
-                shares.retain(|_, cores| Arc::strong_count(cores) > 1);
-            }
-            Arc::clone(shares.entry(process).or_default())
-        };
-        let free = cores.freed.wait_while(lock(&cores.free), |free| *free == 0);
+    /// Waits for one. In no order: handed on from one to the next, each would wait for a sleeper to wake.
+    fn take(self: Arc<Self>) -> Taken {
+        let free = self.freed.wait_while(lock(&self.free), |free| *free == 0);
         *free.unwrap_or_else(PoisonError::into_inner) -= 1;
-        Core(cores)
+        Taken(self)
     }
 }
 
-impl Drop for Core {
+/// One of them, in use.
+#[derive(Debug)]
+struct Taken(Arc<Cores>);
+
+impl Drop for Taken {
     fn drop(&mut self) {
         *lock(&self.0.free) += 1;
         self.0.freed.notify_one();
+    }
+}
+
+/// Those that all readers share: as many as all calls compute on.
+static ALL: LazyLock<Arc<Cores>> = LazyLock::new(|| Arc::new(Cores::new(COMPUTING * cores())));
+
+/// Those of each process that has readers which compute or wait to: so many that some of all are left to others.
+static SHARES: Mutex<BTreeMap<i32, Arc<Cores>>> = Mutex::new(BTreeMap::new());
+
+/// The right of a reader to compute.
+#[derive(Debug)]
+pub(super) struct Core {
+    _of_all: Taken,
+    _of_process: Taken,
+}
+
+impl Core {
+    /// Waits until this process has one, and then for one of all: as everybody does so in this order, and waits for
+    /// nothing else with one of them, somebody can always go on.
+    pub(super) fn take(process: i32) -> Self {
+        let share = {
+            let mut shares = lock(&SHARES);
+            if !shares.contains_key(&process) {
+                shares.retain(|_, share| Arc::strong_count(share) > 1);
+            }
+            Arc::clone(shares.entry(process).or_insert_with(|| Arc::new(Cores::new(cores()))))
+        };
+        let of_process = share.take();
+        Core { _of_all: Arc::clone(&ALL).take(), _of_process: of_process }
     }
 }
 
