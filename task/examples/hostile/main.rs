@@ -6,7 +6,7 @@ mod acts;
 use std::ffi::{c_long, c_void};
 use std::fs::File;
 use std::io::Error;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Command, Stdio};
 use std::ptr::{null, null_mut};
 use std::thread;
@@ -65,7 +65,7 @@ impl Taken {
                 let address = address(&self.socket);
                 let length = size_of_val(&address) as c_long;
                 let address = (&raw const address) as c_long;
-                call(libc::SYS_connect, [attached.as_raw_fd().into(), address, length, 0])
+                call(libc::SYS_connect, [attached.as_fd().as_raw_fd().into(), address, length, 0])
             }
             Act::Send => {
                 let attached = self.connection.attachments.get(1).expect("a datagram socket is attached");
@@ -74,7 +74,7 @@ impl Taken {
                 // SAFETY: the byte and the address live until the call is over.
                 let sent = unsafe {
                     let address = (&raw const address).cast();
-                    libc::sendto(attached.as_raw_fd(), c"x".as_ptr().cast(), 1, 0, address, length)
+                    libc::sendto(attached.as_fd().as_raw_fd(), c"x".as_ptr().cast(), 1, 0, address, length)
                 };
                 if sent < 0 { Err(Error::last_os_error()) } else { Ok(sent as c_long) }
             }
