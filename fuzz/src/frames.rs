@@ -11,7 +11,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use tarpc::trace;
 use task_proto::number::Number;
 use task_proto::stats::{StatsRequest, StatsResponse};
-use task_proto::wire::{self, Greeting};
+use task_proto::wire::{self, Decoder, Greeting};
 
 use crate::connection::{Shape, exchange};
 use crate::{MOST, plausible};
@@ -99,7 +99,7 @@ pub fn frames(data: &[u8]) -> u64 {
     }
 
     let heard = exchange(&shape, &bytes, async |stream, limits| {
-        let mut transport = wire::server(stream, limits);
+        let mut transport = wire::server(stream, limits, &Decoder::default());
         transport.greet(&Greeting::default()).await.unwrap();
         transport
     });

@@ -11,7 +11,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use task_proto::limits::JSON_ID;
 use task_proto::stats::json::METHODS;
-use task_proto::wire;
+use task_proto::wire::{self, Decoder};
 
 use crate::MOST;
 use crate::connection::{Shape, exchange};
@@ -36,7 +36,9 @@ pub fn lines(data: &[u8]) -> u64 {
     let Some((&shape, data)) = data.split_first() else { return 0 };
     let shape = Shape::of(shape);
     let bytes = [data, LAST.as_bytes()].concat();
-    let heard = exchange(&shape, &bytes, async |stream, limits| wire::json_server(stream, limits, METHODS));
+    let heard = exchange(&shape, &bytes, async |stream, limits| {
+        wire::json_server(stream, limits, METHODS, &Decoder::default())
+    });
 
     let Due { mut lines, closes, seen, .. } = due(&bytes, shape.limits.frame, shape.limits.in_flight);
     let heard = std::str::from_utf8(&heard).unwrap();

@@ -37,7 +37,7 @@ pub(crate) async fn serve<S>(
     json: Option<Methods<S::Req, S::Resp>>,
     end: impl Future<Output = ()>,
 ) where
-    S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone + 'static,
+    S: Serve<Req: DeserializeOwned + Send + 'static, Resp: Serialize + 'static> + Clone + 'static,
 {
     let connections = RefCell::new(JoinSet::new());
     let heart = shared.scores.clone();

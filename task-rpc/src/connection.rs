@@ -66,7 +66,7 @@ pub(crate) async fn serve<S>(
     json: Option<Methods<S::Req, S::Resp>>,
     seat: Rc<Seat>,
 ) where
-    S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone,
+    S: Serve<Req: DeserializeOwned + Send + 'static, Resp: Serialize + 'static> + Clone,
 {
     if let Err(error) = begin(stream, &shared, &*make, json, &seat).await {
         // tarpc's own text says only where it failed.
@@ -99,7 +99,7 @@ async fn begin<S>(
     seat: &Seat,
 ) -> Result<(), Box<dyn Error>>
 where
-    S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone,
+    S: Serve<Req: DeserializeOwned + Send + 'static, Resp: Serialize + 'static> + Clone,
 {
     let open = Rc::new(shared.scores.connect());
     let mut stream = FdStream::new(stream, shared.limits.attachments);
@@ -124,14 +124,14 @@ where
         (None, _) => Ok(()),
         // The length of a frame below 16 MiB.
         (Some(0), _) => {
-            let mut transport = wire::server(stream, &shared.limits);
+            let mut transport = wire::server(stream, &shared.limits, seat.decoder());
             // Before a request is read: a client that loses its connection without it knows that nothing was
             // executed. It fits any socket, so nobody is waited for.
             transport.greet(&Greeting { connection: open.number(), ..shared.greeting.clone() }).await?;
             converse(transport, observed(), shared, seat, leave).await
         }
         (Some(b'{' | b'[' | b' ' | b'\t' | b'\r' | b'\n'), Some(methods)) => {
-            let transport = wire::json_server(stream, &shared.limits, methods);
+            let transport = wire::json_server(stream, &shared.limits, methods, seat.decoder());
             converse(transport, observed(), shared, seat, leave).await
         }
         (Some(byte), json) => Ok(turn_away(stream, byte, json.is_some(), &shared.told.strangers).await?),
@@ -148,7 +148,7 @@ async fn converse<D, S>(
 ) -> Result<(), Box<dyn Error>>
 where
     D: Dialect<Req = S::Req, Resp = S::Resp>,
-    S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone,
+    S: Serve<Req: DeserializeOwned + Send + 'static, Resp: Serialize + 'static> + Clone,
 {
     let mut hangup = pin!(Hangup::new(&transport)?);
     // Room for every reply that may be under way, so that no handler waits to hand over its own.

@@ -13,7 +13,9 @@ use std::os::fd::BorrowedFd;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::sched_getaffinity;
 use task_proto::handshake::{Sandbox, SandboxMode};
-use task_proto::limits::{CALL_ROOM, CLOSER_STACK, CLOSING, COMPUTING, Limits, READERS, STACK, WORKER_ROOM};
+use task_proto::limits::{
+    BLOCKING, CALL_ROOM, CLOSER_STACK, CLOSING, COMPUTING, Limits, READERS, STACK, WORKER_ROOM,
+};
 
 use crate::error::{Context, WorkerError};
 
@@ -130,7 +132,7 @@ fn most_memory(limits: &Limits) -> u64 {
     let connections = limits.connections.saturating_mul(connection) as u64;
     // It is no smaller than the number that the engine computes on, which takes files to find out.
     let processors = sched_getaffinity(None).map_or(1, |processors| processors.count() as usize);
-    let stacks = (READERS + COMPUTING * processors + 2).saturating_mul(STACK) as u64;
+    let stacks = (READERS + COMPUTING * processors + BLOCKING + 2).saturating_mul(STACK) as u64;
     // What is alive may have to be closed, too.
     let closers = limits.connections.saturating_mul(limits.attachments).saturating_add(CLOSING);
     let stacks = stacks.saturating_add(closers.saturating_mul(CLOSER_STACK) as u64);

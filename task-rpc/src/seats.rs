@@ -8,6 +8,7 @@ use std::rc::{Rc, Weak};
 use std::time::Instant;
 
 use task_proto::limits::{BEGUN, IN_USE};
+use task_proto::wire::Decoder;
 use tokio::sync::Notify;
 use tokio::time::timeout_at;
 
@@ -29,6 +30,7 @@ pub(crate) struct Seats {
 pub(crate) struct Seat {
     seats: Rc<Seats>,
     pid: i32,
+    decoder: Decoder,
     standing: Cell<Standing>,
     since: Cell<Instant>,
     told: Cell<bool>,
@@ -87,9 +89,11 @@ impl Seats {
             }
         }
         self.waited_for.set(false);
+        let of_the_same = self.taken.borrow().iter().filter_map(Weak::upgrade).find(|seat| seat.pid == pid);
         let seat = Rc::new(Seat {
             seats: Rc::clone(self),
             pid,
+            decoder: of_the_same.map(|seat| seat.decoder.clone()).unwrap_or_default(),
             standing: Cell::new(Standing::Idle),
             since: Cell::new(Instant::now()),
             told: Cell::new(false),
@@ -172,6 +176,11 @@ impl Seat {
     /// Whose connection it is.
     pub(crate) fn process(&self) -> i32 {
         self.pid
+    }
+
+    /// Where the long messages of its process are decoded.
+    pub(crate) fn decoder(&self) -> &Decoder {
+        &self.decoder
     }
 
     /// Says what the connection is at.

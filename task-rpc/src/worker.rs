@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use signal_hook::low_level::emulate_default_handler;
 use tarpc::server::Serve;
 use task_proto::handshake::{Hello, SandboxMode};
-use task_proto::limits::Limits;
+use task_proto::limits::{BLOCKING, Limits};
 use task_proto::scoreboard::{Board, Scores};
 use task_proto::wire::Greeting;
 use task_proto::wire::json::Methods;
@@ -103,7 +103,7 @@ impl Worker {
     /// the log; `make` gives the service of each connection.
     pub fn serve<S>(self, name: &str, make: impl Fn(&Connection) -> S + 'static) -> Result<(), WorkerError>
     where
-        S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone + 'static,
+        S: Serve<Req: DeserializeOwned + Send + 'static, Resp: Serialize + 'static> + Clone + 'static,
     {
         self.serve_as(name, make, None)
     }
@@ -117,7 +117,7 @@ impl Worker {
         methods: Methods<S::Req, S::Resp>,
     ) -> Result<(), WorkerError>
     where
-        S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone + 'static,
+        S: Serve<Req: DeserializeOwned + Send + 'static, Resp: Serialize + 'static> + Clone + 'static,
     {
         self.serve_as(name, make, Some(methods))
     }
@@ -129,7 +129,7 @@ impl Worker {
         json: Option<Methods<S::Req, S::Resp>>,
     ) -> Result<(), WorkerError>
     where
-        S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone + 'static,
+        S: Serve<Req: DeserializeOwned + Send + 'static, Resp: Serialize + 'static> + Clone + 'static,
     {
         match self.mode {
             Mode::Supervised(start) => serve_supervised(self.limits, *start, self.sandbox, name, make, json),
@@ -147,7 +147,7 @@ fn serve_supervised<S>(
     json: Option<Methods<S::Req, S::Resp>>,
 ) -> Result<(), WorkerError>
 where
-    S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone + 'static,
+    S: Serve<Req: DeserializeOwned + Send + 'static, Resp: Serialize + 'static> + Clone + 'static,
 {
     let calls = log::start(true);
     let mode = sandbox::agreed(start.hello.sandbox, sandbox);
@@ -186,7 +186,7 @@ fn serve_standalone<S>(
     json: Option<Methods<S::Req, S::Resp>>,
 ) -> Result<(), WorkerError>
 where
-    S: Serve<Req: DeserializeOwned + 'static, Resp: Serialize + 'static> + Clone + 'static,
+    S: Serve<Req: DeserializeOwned + Send + 'static, Resp: Serialize + 'static> + Clone + 'static,
 {
     let calls = log::start(false);
     let mode = sandbox::agreed(SandboxMode::default(), sandbox)?;
@@ -246,7 +246,12 @@ fn with_memory(limits: &Limits) -> Limits {
 }
 
 fn runtime() -> Result<Runtime, WorkerError> {
-    Builder::new_current_thread().enable_io().enable_time().build().context("cannot start the runtime")
+    Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .max_blocking_threads(BLOCKING)
+        .build()
+        .context("cannot start the runtime")
 }
 
 fn listener(listener: UnixListener) -> Result<AsyncFd<UnixListener>, WorkerError> {

@@ -13,7 +13,7 @@ use task_proto::limits::{HEARTBEAT, Limits};
 use task_proto::number::Number;
 use task_proto::scoreboard::Scores;
 use task_proto::stats::{Mean, StatsRequest, StatsResponse};
-use task_proto::wire::{self, FdStream};
+use task_proto::wire::{self, Decoder, FdStream};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     signal_hook::flag::register(SIGTERM, Arc::new(AtomicBool::new(false)))?;
@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// Serves one connection to its end.
 async fn answer(stream: tokio::net::UnixStream, limits: &Limits) {
-    let transport = wire::server(FdStream::new(stream, limits.attachments), limits);
+    let transport = wire::server(FdStream::new(stream, limits.attachments), limits, &Decoder::default());
     let mean = Mean { value: Number::Int(42), count: 1, missing: 0, warnings: Vec::new() };
     let service = tarpc::server::serve(move |_, _: StatsRequest| ready(Ok(StatsResponse::Mean(Ok(mean)))));
     let requests = BaseChannel::with_defaults(transport).requests();

@@ -131,7 +131,9 @@ fn node_calls_three_methods_at_once() {
     ask(&[]).fails(1, &format!("stats.mjs: empty_input: {EMPTY}"));
     let ended = ask(&["1", "abc"]);
     assert!(ended.stderr.starts_with("stats.mjs: missing_value: "), "{ended}");
-    service.home.run("node", [Path::new(EXAMPLES).join("node/stats.mjs"), "nowhere".into()])
+    service
+        .home
+        .run("node", [Path::new(EXAMPLES).join("node/stats.mjs"), "nowhere".into()])
         .ends_beside_others()
         .fails(1, "stats.mjs: ENOENT: connect ENOENT nowhere");
     service.stops();

@@ -20,12 +20,29 @@ use super::frames::Frames;
 use super::gate::{Gated, Permit};
 use super::message::{ClientMessage, Context, NOTICE_ID, Request, Response, WireError};
 use super::server::{Held, Incoming};
-use crate::limits::FAILURE_SHOWN;
+use crate::limits::{FAILURE_SHOWN, LONG_MESSAGE};
+use crate::number::Number;
 
-/// A request as it came.
-pub struct Arrived {
+/// A frame and when it came.
+pub(super) struct Arrived {
     at: Instant,
     frame: Bytes,
+}
+
+/// A request that is held back: as it came, or decoded if that had to be done elsewhere.
+pub struct Body<Req>(State<Req>);
+
+enum State<Req> {
+    Arrived(Arrived),
+    Decoded { at: Instant, request: Box<Request<Result<Req, ServerError>>> },
+}
+
+/// What a frame is to the server.
+pub(super) enum Arrival<Req: DeserializeOwned + Send + 'static, Resp: Serialize> {
+    /// A message.
+    Message(Incoming<Frames<Req, Resp>>),
+    /// One to be decoded elsewhere.
+    Long(Arrived),
 }
 
 /// The server's half: requests in, replies out.
@@ -42,14 +59,41 @@ impl ServerCodec {
     }
 
     /// Decodes a request that was held, now that there is a permit for it.
-    pub(super) fn admit<Req: DeserializeOwned>(
+    pub(super) fn admit<Req: DeserializeOwned + Send + 'static>(
         &self,
-        held: &Arrived,
+        held: Body<Req>,
         permit: Permit,
     ) -> io::Result<Option<tarpc::Request<Gated<Req>>>> {
-        Ok(match decode(&held.frame)? {
-            ClientMessage::Request(request) => Some(self.gated(request, held.at, permit)),
-            ClientMessage::Cancel { .. } => None,
+        let (at, request) = match held.0 {
+            State::Decoded { at, request } => (at, *request),
+            State::Arrived(Arrived { at, frame }) => match decode(&frame)? {
+                ClientMessage::Request(request) => (at, request),
+                ClientMessage::Cancel { .. } => return Ok(None),
+            },
+        };
+        Ok(Some(self.gated(request, at, permit)))
+    }
+
+    /// What a long frame is, now that it is decoded.
+    pub(super) fn take<Req: DeserializeOwned + Send + 'static, Resp: Serialize>(
+        &self,
+        Long { at, bytes, message }: Long<Req>,
+    ) -> io::Result<Incoming<Frames<Req, Resp>>> {
+        Ok(match message? {
+            ClientMessage::Cancel { trace_context, request_id } => {
+                Incoming::Cancel { trace_context, request_id }
+            }
+            ClientMessage::Request(request) => {
+                if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+                    return Ok(Incoming::Request(self.gated(request, at, Permit::new(permit))));
+                }
+                let Request { ref context, id, .. } = request;
+                let deadline = context.deadline(at);
+                // A byte of a frame may be a number.
+                let bytes = bytes * size_of::<Number>();
+                let body = Body(State::Decoded { at, request: Box::new(request) });
+                Incoming::Held(Held { id, deadline, bytes, body })
+            }
         })
     }
 
@@ -64,10 +108,25 @@ impl ServerCodec {
     }
 }
 
+/// A long frame, decoded.
+pub(super) struct Long<Req> {
+    at: Instant,
+    /// Of the frame.
+    bytes: usize,
+    message: io::Result<Decoded<Req>>,
+}
+
+impl Arrived {
+    pub(super) fn decode<Req: DeserializeOwned + Send + 'static>(self) -> Long<Req> {
+        let Arrived { at, frame } = self;
+        Long { at, bytes: frame.len(), message: decode(&frame) }
+    }
+}
+
 /// A message, where a request whose payload is no `Req` has the reason in its place.
 type Decoded<Req> = ClientMessage<Result<Req, ServerError>>;
 
-fn decode<Req: DeserializeOwned>(frame: &[u8]) -> io::Result<Decoded<Req>> {
+fn decode<Req: DeserializeOwned + Send + 'static>(frame: &[u8]) -> io::Result<Decoded<Req>> {
     let reason = match rmp_serde::from_slice(frame) {
         Ok(ClientMessage::Request(Request { context, id, message })) => {
             return Ok(ClientMessage::Request(Request { context, id, message: Ok(message) }));
@@ -90,31 +149,37 @@ fn decode<Req: DeserializeOwned>(frame: &[u8]) -> io::Result<Decoded<Req>> {
     }
 }
 
-impl<Req: DeserializeOwned, Resp: Serialize> Deserializer<Incoming<Frames<Req, Resp>>> for ServerCodec {
+impl<Req: DeserializeOwned + Send + 'static, Resp: Serialize> Deserializer<Arrival<Req, Resp>>
+    for ServerCodec
+{
     type Error = io::Error;
 
-    fn deserialize(self: Pin<&mut Self>, frame: &BytesMut) -> io::Result<Incoming<Frames<Req, Resp>>> {
+    fn deserialize(self: Pin<&mut Self>, frame: &BytesMut) -> io::Result<Arrival<Req, Resp>> {
         let arrived = Instant::now();
+        if frame.len() > LONG_MESSAGE {
+            return Ok(Arrival::Long(Arrived { at: arrived, frame: Bytes::copy_from_slice(frame) }));
+        }
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
-            return Ok(match decode(frame)? {
+            return Ok(Arrival::Message(match decode(frame)? {
                 ClientMessage::Request(request) => {
                     Incoming::Request(self.gated(request, arrived, Permit::new(permit)))
                 }
                 ClientMessage::Cancel { trace_context, request_id } => {
                     Incoming::Cancel { trace_context, request_id }
                 }
-            });
+            }));
         }
-        Ok(match decode::<IgnoredAny>(frame)? {
+        Ok(Arrival::Message(match decode::<IgnoredAny>(frame)? {
             ClientMessage::Request(Request { context, id, .. }) => {
-                let deadline = context.into_tarpc(arrived, self.template).deadline;
-                let body = Arrived { at: arrived, frame: Bytes::copy_from_slice(frame) };
+                let deadline = context.deadline(arrived);
+                let body =
+                    Body(State::Arrived(Arrived { at: arrived, frame: Bytes::copy_from_slice(frame) }));
                 Incoming::Held(Held { id, deadline, bytes: frame.len(), body })
             }
             ClientMessage::Cancel { trace_context, request_id } => {
                 Incoming::Cancel { trace_context, request_id }
             }
-        })
+        }))
     }
 }
 

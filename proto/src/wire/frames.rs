@@ -13,7 +13,8 @@ use tarpc::{Response, ServerError};
 use tokio::sync::Semaphore;
 use tokio_util::codec::{LengthDelimitedCodec, LengthDelimitedCodecError};
 
-use super::codec::{Arrived, ServerCodec, encode};
+use super::codec::{Arrival, Body, Long, ServerCodec, encode};
+use super::decoder::{Decoder, Decoding};
 use super::gate::Permit;
 use super::message::{self, GREETING_ID, Greeting, NOTICE_ID, WireError};
 use super::server::{Admitted, Dialect, Held, Incoming, Server};
@@ -27,26 +28,41 @@ pub(super) fn framed(stream: FdStream, limits: &Limits) -> Framed {
 }
 
 /// The server's end of a connection whose client speaks tarpc. Made within a tokio runtime.
-pub fn server<Req: DeserializeOwned, Resp: Serialize>(
+pub fn server<Req: DeserializeOwned + Send + 'static, Resp: Serialize>(
     stream: FdStream,
     limits: &Limits,
+    decoder: &Decoder,
 ) -> ServerTransport<Req, Resp> {
     let permits = Arc::new(Semaphore::new(limits.in_flight.min(Semaphore::MAX_PERMITS)));
     let codec = ServerCodec::new(limits.frame, Arc::clone(&permits));
     let inner = tokio_serde::Framed::new(framed(stream, limits), codec.clone());
-    Server::new(Frames { inner, codec, limit: limits.frame, whole: 0 }, permits, limits)
+    let (decoder, decoding) = (decoder.clone(), Decoding::default());
+    Server::new(Frames { inner, codec, limit: limits.frame, whole: 0, decoder, decoding }, permits, limits)
 }
 
 /// See [`server`].
 pub type ServerTransport<Req, Resp> = Server<Frames<Req, Resp>>;
 
 /// See [`server`].
-pub struct Frames<Req: DeserializeOwned, Resp: Serialize> {
-    inner: tokio_serde::Framed<Framed, Incoming<Self>, Response<Resp>, ServerCodec>,
+pub struct Frames<Req: DeserializeOwned + Send + 'static, Resp: Serialize> {
+    inner: tokio_serde::Framed<Framed, Arrival<Req, Resp>, Response<Resp>, ServerCodec>,
     codec: ServerCodec,
     limit: usize,
     /// The place in the stream where the last whole frame ends.
     whole: u64,
+    decoder: Decoder,
+    decoding: Decoding<Long<Req>>,
+}
+
+impl<Req: DeserializeOwned + Send + 'static, Resp: Serialize> Frames<Req, Resp> {
+    /// An error of reading, in our words where they are better.
+    fn explained(&self, error: io::Error) -> io::Error {
+        if error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<LengthDelimitedCodecError>) {
+            let reason = format!("a frame is over the limit of {} bytes", self.limit);
+            return io::Error::new(ErrorKind::InvalidData, reason);
+        }
+        error
+    }
 }
 
 /// The frame that says why a connection is closed.
@@ -58,7 +74,7 @@ pub(super) fn notice(reason: &io::Error, limit: usize) -> Vec<u8> {
     notice.map_or_else(|_| Vec::new(), |notice| [&(notice.len() as u32).to_be_bytes(), &notice[..]].concat())
 }
 
-impl<Req: DeserializeOwned, Resp: Serialize> Server<Frames<Req, Resp>> {
+impl<Req: DeserializeOwned + Send + 'static, Resp: Serialize> Server<Frames<Req, Resp>> {
     /// Says who serves, before any request is read.
     pub async fn greet(&mut self, greeting: &Greeting) -> io::Result<()> {
         let detail = serde_json::to_string(greeting)?;
@@ -67,21 +83,22 @@ impl<Req: DeserializeOwned, Resp: Serialize> Server<Frames<Req, Resp>> {
     }
 }
 
-impl<Req: DeserializeOwned, Resp: Serialize> Dialect for Frames<Req, Resp> {
+impl<Req: DeserializeOwned + Send + 'static, Resp: Serialize> Dialect for Frames<Req, Resp> {
     type Req = Req;
     type Resp = Resp;
-    type Body = Arrived;
+    type Body = Body<Req>;
 
     fn stream(&self) -> &FdStream {
         self.inner.get_ref().get_ref()
     }
 
     fn begun(&self) -> u64 {
-        self.stream().delivered() - self.whole
+        // What stands behind a long message is not waited for.
+        if self.decoding.is_under_way() { 0 } else { self.stream().delivered() - self.whole }
     }
 
     fn is_quiet(&self) -> bool {
-        self.inner.get_ref().write_buffer().is_empty()
+        self.inner.get_ref().write_buffer().is_empty() && !self.decoding.is_under_way()
     }
 
     /// tarpc's clients keep their own deadlines, and expect no word of them.
@@ -104,22 +121,23 @@ impl<Req: DeserializeOwned, Resp: Serialize> Dialect for Frames<Req, Resp> {
     }
 
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Incoming<Self>>>> {
-        let incoming = ready!(Pin::new(&mut self.inner).poll_next(cx));
-        self.whole = self.stream().delivered() - self.inner.get_ref().read_buffer().len() as u64;
-        Poll::Ready(incoming.map(|incoming| {
-            incoming.map_err(|error| {
-                let inner = error.get_ref();
-                if inner.is_some_and(<dyn Error + Send + Sync>::is::<LengthDelimitedCodecError>) {
-                    let reason = format!("a frame is over the limit of {} bytes", self.limit);
-                    return io::Error::new(ErrorKind::InvalidData, reason);
-                }
-                error
-            })
-        }))
+        loop {
+            if let Some(long) = ready!(self.decoding.poll(cx)) {
+                return Poll::Ready(Some(long.and_then(|long| self.codec.take(long))));
+            }
+            let arrival = ready!(Pin::new(&mut self.inner).poll_next(cx));
+            self.whole = self.stream().delivered() - self.inner.get_ref().read_buffer().len() as u64;
+            match arrival {
+                None => return Poll::Ready(None),
+                Some(Ok(Arrival::Message(incoming))) => return Poll::Ready(Some(Ok(incoming))),
+                Some(Ok(Arrival::Long(frame))) => self.decoding = self.decoder.begin(|| frame.decode()),
+                Some(Err(error)) => return Poll::Ready(Some(Err(self.explained(error)))),
+            }
+        }
     }
 
-    fn admit(&mut self, held: Held<Arrived>, permit: Permit) -> io::Result<Option<Admitted<Self>>> {
-        self.codec.admit(&held.body, permit)
+    fn admit(&mut self, held: Held<Body<Req>>, permit: Permit) -> io::Result<Option<Admitted<Self>>> {
+        self.codec.admit(held.body, permit)
     }
 
     fn notice(&self, reason: &io::Error) -> Vec<u8> {

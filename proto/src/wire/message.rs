@@ -49,9 +49,14 @@ impl Context {
         Context { deadline, trace_context: context.trace_context }
     }
 
+    /// When the client of a message that arrived then gives up.
+    pub(super) fn deadline(&self, arrived: Instant) -> Instant {
+        arrived + self.deadline.min(NO_DEADLINE)
+    }
+
     /// tarpc's context, of a message that arrived then. The template is any: that type has no constructor.
     pub(super) fn into_tarpc(self, arrived: Instant, mut template: context::Context) -> context::Context {
-        template.deadline = arrived + self.deadline.min(NO_DEADLINE);
+        template.deadline = self.deadline(arrived);
         template.trace_context = self.trace_context;
         template
     }

@@ -6,7 +6,7 @@ use futures::StreamExt;
 use rustix::io::ioctl_fionread;
 use rustix::net::SendFlags;
 use task_proto::limits::Limits;
-use task_proto::wire::{self, FdStream};
+use task_proto::wire::{self, Decoder, FdStream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::interval;
@@ -104,7 +104,8 @@ fn one_byte_at_a_time_is_no_way_to_hold_a_place() {
 fn white_space_between_messages_is_no_message_and_a_half_line_is() {
     local(async {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
-        let mut transport = wire::json_server(FdStream::new(theirs, 0), &quick(), METHODS);
+        let mut transport =
+            wire::json_server(FdStream::new(theirs, 0), &quick(), METHODS, &Decoder::default());
         for (text, quiet) in [("\n", true), (" \t\r\n \n", true), ("{", false)] {
             ours.write_all(text.as_bytes()).await.unwrap();
             let taken = async {

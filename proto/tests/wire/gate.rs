@@ -9,7 +9,7 @@ use futures::future::join_all;
 use tarpc::ClientMessage;
 use tarpc::server::{BaseChannel, Channel};
 use task_proto::limits::Limits;
-use task_proto::wire::{self, FdStream};
+use task_proto::wire::{self, Decoder, FdStream};
 use tokio::net::UnixStream;
 
 use crate::local;
@@ -197,7 +197,11 @@ fn what_is_held_back_is_bounded_and_nothing_of_it_is_lost() {
     local(async {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let limits = Limits { held: 64 * 1024, ..gate(1) };
-        let mut transport = wire::server::<ProbeRequest, ProbeResponse>(FdStream::new(theirs, 16), &limits);
+        let mut transport = wire::server::<ProbeRequest, ProbeResponse>(
+            FdStream::new(theirs, 16),
+            &limits,
+            &Decoder::default(),
+        );
         let mut sent = 0;
         let mut stuck = 0;
         let mut first = None;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::{SinkExt, StreamExt};
 use tarpc::{ClientMessage, Request};
 use task_proto::limits::Limits;
-use task_proto::wire::{self, ClientTransport, FdStream, Greeting};
+use task_proto::wire::{self, ClientTransport, Decoder, FdStream, Greeting};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -28,8 +28,11 @@ async fn ask(client: &mut Wire, id: u64) {
 /// The bytes of a greeting, as a server writes them.
 async fn bytes_of_a_greeting() -> Vec<u8> {
     let (mut ours, theirs) = UnixStream::pair().unwrap();
-    let mut server =
-        wire::server::<ProbeRequest, ProbeResponse>(FdStream::new(theirs, 0), &Limits::default());
+    let mut server = wire::server::<ProbeRequest, ProbeResponse>(
+        FdStream::new(theirs, 0),
+        &Limits::default(),
+        &Decoder::default(),
+    );
     server.greet(&greeting()).await.unwrap();
     drop(server);
     let mut bytes = Vec::new();

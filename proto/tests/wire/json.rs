@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use task_proto::crash::Crash;
 use task_proto::limits::Limits;
 use task_proto::wire::json::{JsonError, Methods, Params};
-use task_proto::wire::{self, FdStream};
+use task_proto::wire::{self, Decoder, FdStream};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
@@ -62,7 +62,12 @@ impl Json {
     pub(crate) fn new(limits: &Limits) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (handler, events) = Handler::new();
-        let transport = wire::json_server(FdStream::new(theirs, limits.attachments), limits, METHODS);
+        let transport = wire::json_server(
+            FdStream::new(theirs, limits.attachments),
+            limits,
+            METHODS,
+            &Decoder::default(),
+        );
         let end = tokio::task::spawn_local(converse(transport, handler.clone().serve()));
         Json { stream: BufReader::new(ours), handler, events, end }
     }
@@ -285,7 +290,7 @@ fn a_call_that_workers_died_of_and_a_reply_that_is_too_large_are_errors_of_that_
             let error = crash.to_error();
             async move { Err::<ProbeResponse, _>(error) }
         };
-        let transport = wire::json_server(FdStream::new(theirs, 0), &limits, METHODS);
+        let transport = wire::json_server(FdStream::new(theirs, 0), &limits, METHODS, &Decoder::default());
         tokio::task::spawn_local(converse(transport, tarpc::server::serve(condemned)));
         let mut ours = BufReader::new(ours);
         ours.write_all(two(&json!(1), "grow", &json!({})).as_bytes()).await.unwrap();
@@ -310,7 +315,8 @@ fn a_line_without_an_end_is_answered_at_the_clients_own_end_and_dropped_in_a_dra
 
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (handler, mut events) = Handler::new();
-        let transport = wire::json_server(FdStream::new(theirs, 0), &Limits::default(), METHODS);
+        let transport =
+            wire::json_server(FdStream::new(theirs, 0), &Limits::default(), METHODS, &Decoder::default());
         let mut ours = BufReader::new(ours);
         let whole = two(&json!(1), "wait", &json!({ "name": 1 }));
         let cut = two(&json!(2), "wait", &json!({ "name": 2 }));

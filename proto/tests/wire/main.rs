@@ -11,6 +11,7 @@ mod gate;
 mod greeting;
 mod json;
 mod json_limits;
+mod long;
 #[expect(unreachable_pub, reason = "pub is for its siblings")]
 mod support;
 mod turns;

@@ -11,7 +11,7 @@ use tarpc::client::{Config, RpcError};
 use tarpc::server::{BaseChannel, Channel as _, Serve};
 use tarpc::{Response, context, trace};
 use task_proto::limits::Limits;
-use task_proto::wire::{self, Dialect, FdStream, Greeting, Hangup, Server};
+use task_proto::wire::{self, Decoder, Dialect, FdStream, Greeting, Hangup, Server};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -102,7 +102,7 @@ where
         + Send
         + 'static,
 {
-    let mut transport = wire::server(FdStream::new(socket, limits.attachments), limits);
+    let mut transport = wire::server(FdStream::new(socket, limits.attachments), limits, &Decoder::default());
     // Local: a `Serve` of any kind need not have a `Send` future.
     tokio::task::spawn_local(async move {
         match transport.greet(&greeting()).await {

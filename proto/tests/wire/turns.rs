@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use futures::{SinkExt, StreamExt, poll};
 use task_proto::limits::{Limits, READ, STRETCH, STRETCH_READS};
-use task_proto::wire::{self, FdStream};
+use task_proto::wire::{self, Decoder, FdStream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -55,7 +55,7 @@ fn a_call_is_heard_while_another_connection_has_thousands_in_its_socket() {
             })
         };
         let limits = Limits::default();
-        let end = |socket| wire::json_server(FdStream::new(socket, 0), &limits, METHODS);
+        let end = |socket| wire::json_server(FdStream::new(socket, 0), &limits, METHODS, &Decoder::default());
         let (flooded, served) = (end(flooded), end(served));
         let flooding = tokio::task::spawn_local(converse(flooded, flooding));
         let _serving = tokio::task::spawn_local(converse(served, serving));
@@ -71,7 +71,8 @@ fn what_is_no_request_is_refused_in_turns_too() {
     local(async {
         let (mut flood, flooded) = UnixStream::pair().unwrap();
         flood.write_all(&b"1\n".repeat(4 * STRETCH)).await.unwrap();
-        let mut server = wire::json_server(FdStream::new(flooded, 0), &Limits::default(), METHODS);
+        let mut server =
+            wire::json_server(FdStream::new(flooded, 0), &Limits::default(), METHODS, &Decoder::default());
         let (mut refused, mut polls) = (0, 0);
         let mut replies = vec![0; 1 << 20];
         while refused < 4 * STRETCH {

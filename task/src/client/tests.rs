@@ -7,7 +7,7 @@ use rustix::io::fcntl_dupfd_cloexec;
 use rustix::net::{Shutdown, shutdown};
 use serde::Deserialize;
 use tarpc::{ClientMessage, Response};
-use task_proto::wire::{ConnectError, FdStream, Greeting, ServerTransport};
+use task_proto::wire::{ConnectError, Decoder, FdStream, Greeting, ServerTransport};
 use tempfile::TempDir;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
@@ -61,7 +61,7 @@ impl Fake {
 
     async fn accept(&self) -> Server {
         let (stream, _) = self.listener.accept().await.unwrap();
-        wire::server(FdStream::new(stream, 16), &Limits::default())
+        wire::server(FdStream::new(stream, 16), &Limits::default(), &Decoder::default())
     }
 
     async fn greeted(&self) -> Server {

@@ -22,7 +22,7 @@ use task_proto::limits::{
     ACCEPT_BACKOFF, ACCEPT_BACKOFF_MAX, CONTROL_CONNECTIONS, CONTROL_FRAME, CONTROL_IN_FLIGHT,
     CONTROL_RESTARTS, Limits, NOTICE,
 };
-use task_proto::wire::{self, FdStream, Hangup};
+use task_proto::wire::{self, Decoder, FdStream, Hangup};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep};
@@ -113,7 +113,8 @@ async fn answer(stream: UnixStream, answers: Answers) -> Result<(), Box<dyn std:
     let stream = FdStream::new(stream, 0);
     let mut hangup = pin!(Hangup::new(&stream)?);
     let config = Config { pending_response_buffer: CONTROL_IN_FLIGHT };
-    let mut requests = pin!(BaseChannel::new(config, wire::server(stream, &limits())).requests());
+    let mut requests =
+        pin!(BaseChannel::new(config, wire::server(stream, &limits(), &Decoder::default())).requests());
     let mut handlers = FuturesUnordered::new();
     let mut leave = pin!(answers.peer.leave.notified().fuse());
     loop {

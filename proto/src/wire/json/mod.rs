@@ -11,15 +11,14 @@ mod methods;
 mod reply;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use tarpc::trace::{self, SamplingDecision};
@@ -34,17 +33,20 @@ use self::envelope::{Caller, Envelope, Unfit, Version};
 pub use self::methods::{Methods, Params};
 pub use self::reply::JsonError;
 use self::reply::TooLarge;
+use super::decoder::{Decoder, Decoding};
 use super::gate::{Gated, Permit};
 use super::server::{Admitted, Dialect, Held, Incoming, Server};
 use super::stream::FdStream;
 use crate::crash::TraceId;
-use crate::limits::{JSON_ERROR, JSON_REPLIES, Limits, NO_DEADLINE};
+use crate::limits::{JSON_ERROR, JSON_REPLIES, LONG_MESSAGE, Limits, NO_DEADLINE};
+use crate::number::Number;
 
 /// The server's end of a connection whose client speaks JSON-RPC. Made within a tokio runtime.
-pub fn json_server<Req, Resp>(
+pub fn json_server<Req: Send + 'static, Resp: 'static>(
     stream: FdStream,
     limits: &Limits,
     methods: Methods<Req, Resp>,
+    decoder: &Decoder,
 ) -> Server<Lines<Req, Resp>> {
     let permits = Arc::new(Semaphore::new(limits.in_flight.min(Semaphore::MAX_PERMITS)));
     let lines = Lines {
@@ -56,6 +58,8 @@ pub fn json_server<Req, Resp>(
         buffer: BytesMut::new(),
         scanned: 0,
         ended: false,
+        decoder: decoder.clone(),
+        decoding: Decoding::default(),
         spoke_one: false,
         arrived: VecDeque::new(),
         next: 0,
@@ -87,10 +91,12 @@ pub struct Lines<Req, Resp> {
     /// How much of the buffer has no end of a line.
     scanned: usize,
     ended: bool,
+    decoder: Decoder,
+    decoding: Decoding<(Result<Line<Req>, JsonError>, Instant)>,
     /// An answer without a request would be taken for one to the request with the id 0.
     spoke_one: bool,
     /// The requests of the last line, until they are taken.
-    arrived: VecDeque<Held<Body>>,
+    arrived: VecDeque<Held<Body<Req>>>,
     next: u64,
     /// All that are not answered, by the numbers that they have here.
     calls: HashMap<u64, Call>,
@@ -135,18 +141,124 @@ impl Call {
 }
 
 /// A request that waits for a permit; or what it is to be answered with.
-pub struct Body(Result<Request, JsonError>);
+pub struct Body<Req>(Result<Request<Req>, JsonError>);
 
-struct Request {
-    text: Box<str>,
-    method: Range<usize>,
-    params: Option<Range<usize>>,
-    positional: bool,
+struct Request<Req> {
+    content: Content<Req>,
     deadline: Instant,
     trace_id: Option<u128>,
 }
 
-impl<Req, Resp> Lines<Req, Resp> {
+/// What a request asks for.
+enum Content<Req> {
+    Written(Written),
+    /// Found out elsewhere, because it is long.
+    Decoded(Box<Decoded<Req>>),
+}
+
+/// The parts of a request that are the service's affair.
+struct Written {
+    text: Box<str>,
+    method: Range<usize>,
+    params: Option<Range<usize>>,
+    positional: bool,
+}
+
+struct Decoded<Req> {
+    message: Result<Req, JsonError>,
+    fingerprint: Fingerprint,
+    /// At most, in bytes.
+    size: usize,
+}
+
+/// The same for the same request.
+struct Fingerprint {
+    halves: [u64; 2],
+    /// The attachments that it names.
+    attached: BTreeSet<u32>,
+}
+
+impl Written {
+    /// What the service's request is.
+    fn decode<Req, Resp>(&self, methods: &Methods<Req, Resp>) -> Result<Req, JsonError> {
+        let Written { text, method, params, positional } = self;
+        let method: Cow<'_, str> = serde_json::from_str(&text[method.clone()])
+            .map_err(|error| JsonError::invalid_request(format!("\"method\": {error}")))?;
+        let json = params.clone().map(|place| serde_json::from_str(&text[place])).transpose();
+        let json = json.map_err(|error| JsonError::invalid_params(error.to_string()))?;
+        (methods.request)(&method, Params { json, positional: *positional })
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        let params = self.params.clone().map_or("", |place| &self.text[place]);
+        let halves = [0, 1].map(|salt: u8| {
+            let mut hasher = DefaultHasher::new();
+            (salt, &self.text[self.method.clone()], params).hash(&mut hasher);
+            hasher.finish()
+        });
+        Fingerprint { halves, attached: attached(params).collect() }
+    }
+}
+
+impl<Req> Content<Req> {
+    /// At most, in bytes.
+    fn size(&self) -> usize {
+        match self {
+            Content::Written(written) => written.text.len(),
+            Content::Decoded(decoded) => decoded.size,
+        }
+    }
+}
+
+/// What a line holds.
+enum Line<Req> {
+    One(Result<Member<Req>, Box<Unfit>>),
+    Batch(Vec<Result<Member<Req>, Box<Unfit>>>),
+}
+
+/// One request of a line.
+struct Member<Req> {
+    caller: Caller,
+    deadline: Option<Duration>,
+    trace_id: Option<u128>,
+    content: Content<Req>,
+}
+
+/// Reads a line of at most so many requests, and with methods what they ask for.
+fn read_line<Req, Resp>(
+    line: &[u8],
+    batch: usize,
+    methods: Option<&Methods<Req, Resp>>,
+) -> Result<Line<Req>, JsonError> {
+    let Ok(text) = std::str::from_utf8(line.trim_ascii()) else {
+        return Err(JsonError::parse("not JSON: it is not UTF-8"));
+    };
+    if !text.starts_with('[') {
+        return Ok(Line::One(read_request(text, methods)));
+    }
+    let members = envelope::members(text, batch)?;
+    Ok(Line::Batch(members.into_iter().map(|member| read_request(member.get(), methods)).collect()))
+}
+
+fn read_request<Req, Resp>(
+    text: &str,
+    methods: Option<&Methods<Req, Resp>>,
+) -> Result<Member<Req>, Box<Unfit>> {
+    let Envelope { caller, method, params, positional, deadline, trace_id } = envelope::read(text)?;
+    let written = Written { text: text.into(), method, params, positional };
+    let content = match methods {
+        None => Content::Written(written),
+        Some(methods) => Content::Decoded(Box::new(Decoded {
+            message: written.decode(methods),
+            fingerprint: written.fingerprint(),
+            // Every other byte may be a number.
+            size: text.len() / 2 * size_of::<Number>(),
+        })),
+    };
+    Ok(Member { caller, deadline, trace_id, content })
+}
+
+impl<Req: Send + 'static, Resp: 'static> Lines<Req, Resp> {
     /// The next whole line.
     fn take_line(&mut self) -> io::Result<Option<BytesMut>> {
         // What is between messages is no message begun.
@@ -169,31 +281,42 @@ impl<Req, Resp> Lines<Req, Resp> {
         Ok(Some(self.buffer.split_to(length + 1)))
     }
 
-    fn read_line(&mut self, line: &[u8]) -> io::Result<()> {
-        let Ok(text) = std::str::from_utf8(line.trim_ascii()) else {
-            return self.hold_refused(JsonError::parse("not JSON: it is not UTF-8"));
-        };
-        if !text.starts_with('[') {
-            return self.read_request(text, None);
+    /// Takes a line, or begins to decode it elsewhere.
+    fn take(&mut self, line: BytesMut) -> io::Result<()> {
+        let (arrived, batch) = (Instant::now(), self.batch);
+        if line.len() <= LONG_MESSAGE {
+            return self.hold_line(read_line::<Req, Resp>(&line, batch, None), arrived);
         }
-        let members = match envelope::members(text, self.batch) {
-            Ok(members) => members,
-            Err(error) => return self.hold_refused(error),
-        };
-        let number = self.next;
-        self.batches.begin(number, members.len());
-        members.into_iter().try_for_each(|member| self.read_request(member.get(), Some(number)))
+        let methods = self.methods;
+        self.decoding = self.decoder.begin(move || (read_line(&line, batch, Some(&methods)), arrived));
+        Ok(())
     }
 
-    fn hold_refused(&mut self, error: JsonError) -> io::Result<()> {
-        self.hold_unfit(Unfit { version: None, id: None, notification: false, error }, None)
+    fn hold_line(&mut self, line: Result<Line<Req>, JsonError>, arrived: Instant) -> io::Result<()> {
+        match line {
+            Ok(Line::One(request)) => self.hold_member(request, None, arrived),
+            Ok(Line::Batch(members)) => {
+                let number = self.next;
+                self.batches.begin(number, members.len());
+                members.into_iter().try_for_each(|member| self.hold_member(member, Some(number), arrived))
+            }
+            Err(error) => {
+                self.hold_unfit(Unfit { version: None, id: None, notification: false, error }, None)
+            }
+        }
     }
 
-    fn read_request(&mut self, text: &str, batch: Option<u64>) -> io::Result<()> {
-        let Envelope { caller, method, params, positional, deadline, trace_id } = match envelope::read(text) {
-            Ok(envelope) => envelope,
+    fn hold_member(
+        &mut self,
+        member: Result<Member<Req>, Box<Unfit>>,
+        batch: Option<u64>,
+        arrived: Instant,
+    ) -> io::Result<()> {
+        let Member { caller, deadline, trace_id, content } = match member {
+            Ok(member) => member,
             Err(unfit) => return self.hold_unfit(*unfit, batch),
         };
+        let deadline = deadline.map(|deadline| deadline.saturating_sub(arrived.elapsed()));
         self.spoke_one |= caller.version == Version::One;
         let timer = deadline.map(|deadline| self.deadlines.insert(self.next, deadline));
         let call = Call::new(caller, false, batch, timer);
@@ -203,8 +326,8 @@ impl<Req, Resp> Lines<Req, Resp> {
             return Ok(());
         }
         let deadline = Instant::now() + deadline.unwrap_or(NO_DEADLINE);
-        let request = Request { text: text.into(), method, params, positional, deadline, trace_id };
-        self.hold(call, text.len(), Ok(request));
+        let size = content.size();
+        self.hold(call, size, Ok(Request { content, deadline, trace_id }));
         Ok(())
     }
 
@@ -223,7 +346,7 @@ impl<Req, Resp> Lines<Req, Resp> {
         Ok(())
     }
 
-    fn hold(&mut self, mut call: Call, text: usize, request: Result<Request, JsonError>) {
+    fn hold(&mut self, mut call: Call, size: usize, request: Result<Request<Req>, JsonError>) {
         let id = self.next;
         self.next += 1;
         if let Some(batch) = call.batch
@@ -235,7 +358,7 @@ impl<Req, Resp> Lines<Req, Resp> {
         }
         // Its deadline is the timer's affair.
         let deadline = Instant::now() + NO_DEADLINE;
-        let bytes = text + size_of::<Call>() + call.caller.id.as_deref().map_or(0, str::len);
+        let bytes = size + size_of::<Call>() + call.caller.id.as_deref().map_or(0, str::len);
         self.calls.insert(id, call);
         self.arrived.push_back(Held { id, deadline, bytes, body: Body(request) });
     }
@@ -293,37 +416,20 @@ impl<Req, Resp> Lines<Req, Resp> {
         tracing::debug!(log.target = "worker", reason, trace_id, "refused a request");
     }
 
-    /// What the service's request is.
-    fn decode(&self, request: &Request) -> Result<Req, JsonError> {
-        let Request { text, method, params, positional, .. } = request;
-        let method: Cow<'_, str> = serde_json::from_str(&text[method.clone()])
-            .map_err(|error| JsonError::invalid_request(format!("\"method\": {error}")))?;
-        let json = params.clone().map(|place| serde_json::from_str(&text[place])).transpose();
-        let json = json.map_err(|error| JsonError::invalid_params(error.to_string()))?;
-        (self.methods.request)(&method, Params { json, positional: *positional })
-    }
-
     /// That of a client that gives none: the same for the same request, so that one that workers die of is known again.
     /// 0, for which another is drawn, where it names an attachment that is not in memory: nobody can say at once what that
     /// leads to, and it must not be taken for another.
-    fn trace_id(&self, Request { text, method, params, .. }: &Request) -> u128 {
-        let params = params.clone().map_or("", |place| &text[place]);
+    fn trace_id(&self, Fingerprint { halves, attached }: &Fingerprint) -> u128 {
+        let attachments = self.stream.attachments();
         // They go by numbers, which are the same on every connection.
-        let mut identities = Vec::new();
-        for number in attached(params) {
-            if identities.iter().all(|(known, _)| *known != number) {
-                match self.stream.attachments().identity(number) {
-                    Some(identity) => identities.push((number, identity)),
-                    None => return 0,
-                }
-            }
-        }
-        let half = |salt: u8| {
+        let identities = attached.iter().map(|number| Some((number, attachments.identity(*number)?)));
+        let Some(identities) = identities.collect::<Option<Vec<_>>>() else { return 0 };
+        let [high, low] = halves.map(|half| {
             let mut hasher = DefaultHasher::new();
-            (salt, &text[method.clone()], params, &identities).hash(&mut hasher);
+            (half, &identities).hash(&mut hasher);
             u128::from(hasher.finish())
-        };
-        half(0) << 64 | half(1)
+        });
+        high << 64 | low
     }
 }
 
@@ -336,21 +442,22 @@ fn attached(params: &str) -> impl Iterator<Item = u32> {
     })
 }
 
-impl<Req, Resp> Dialect for Lines<Req, Resp> {
+impl<Req: Send + 'static, Resp: 'static> Dialect for Lines<Req, Resp> {
     type Req = Req;
     type Resp = Resp;
-    type Body = Body;
+    type Body = Body<Req>;
 
     fn stream(&self) -> &FdStream {
         &self.stream
     }
 
     fn begun(&self) -> u64 {
-        self.buffer.len() as u64
+        // What stands behind a long message is not waited for.
+        if self.decoding.is_under_way() { 0 } else { self.buffer.len() as u64 }
     }
 
     fn is_quiet(&self) -> bool {
-        self.calls.is_empty() && self.out.is_empty()
+        self.calls.is_empty() && self.out.is_empty() && !self.decoding.is_under_way()
     }
 
     fn owes(&self) -> bool {
@@ -382,8 +489,13 @@ impl<Req, Resp> Dialect for Lines<Req, Resp> {
             if let Some(held) = self.arrived.pop_front() {
                 return Poll::Ready(Some(Ok(Incoming::Held(held))));
             }
+            if let Some(decoded) = ready!(self.decoding.poll(cx)) {
+                let (line, arrived) = decoded?;
+                self.hold_line(line, arrived)?;
+                continue;
+            }
             if let Some(line) = self.take_line()? {
-                self.read_line(&line)?;
+                self.take(line)?;
                 continue;
             }
             if self.ended {
@@ -396,25 +508,29 @@ impl<Req, Resp> Dialect for Lines<Req, Resp> {
                 self.scanned = 0;
                 // A line that we cut off ourselves may have been meant to go on.
                 if !rest.is_empty() && !self.stream.is_stopped() {
-                    self.read_line(&rest)?;
+                    self.take(rest)?;
                 }
             }
         }
     }
 
-    fn admit(&mut self, held: Held<Body>, permit: Permit) -> io::Result<Option<Admitted<Self>>> {
-        let request = match held.body.0 {
+    fn admit(&mut self, held: Held<Body<Req>>, permit: Permit) -> io::Result<Option<Admitted<Self>>> {
+        let Request { content, deadline, trace_id: given } = match held.body.0 {
             Ok(request) => request,
             Err(error) => {
                 self.refuse(held.id, &error);
                 return Ok(None);
             }
         };
-        let trace_id = request.trace_id.unwrap_or_else(|| self.trace_id(&request));
+        let (message, fingerprint) = match content {
+            Content::Written(written) => (written.decode(&self.methods), written.fingerprint()),
+            Content::Decoded(decoded) => (decoded.message, decoded.fingerprint),
+        };
+        let trace_id = given.unwrap_or_else(|| self.trace_id(&fingerprint));
         if let Some(call) = self.calls.get_mut(&held.id) {
             call.trace_id = TraceId(trace_id);
         }
-        let message = match self.decode(&request) {
+        let message = match message {
             Ok(message) => Gated::new(Ok(message), permit),
             Err(error) => {
                 self.refuse(held.id, &error);
@@ -422,12 +538,12 @@ impl<Req, Resp> Dialect for Lines<Req, Resp> {
             }
         };
         let mut context = self.template;
-        context.deadline = request.deadline;
+        context.deadline = deadline;
         context.trace_context = trace::Context {
             trace_id: trace_id.into(),
             span_id: trace::SpanId::default(),
             // Whoever gives an id wants to find it in the log.
-            sampling_decision: match request.trace_id {
+            sampling_decision: match given {
                 Some(_) => SamplingDecision::Sampled,
                 None => SamplingDecision::Unsampled,
             },
