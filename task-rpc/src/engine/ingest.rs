@@ -44,6 +44,9 @@ pub(super) struct Table(Mutex<Vec<Ingest>>);
 #[derive(Debug)]
 struct Ingest {
     query: Arc<Counted>,
+    /// The same for queries that are the same: to compare all numbers of a request with those of each kept one would
+    /// stop the I/O loop.
+    hash: u64,
     data: Arc<Shared<Data>>,
 }
 
@@ -53,9 +56,6 @@ struct Ingest {
 #[derive(Debug)]
 struct Counted {
     query: Query,
-    /// The same for queries that are the same: to compare all numbers of a request with those of each kept one would
-    /// stop the I/O loop.
-    hash: u64,
     _lease: Lease,
 }
 
@@ -91,7 +91,7 @@ impl Counted {
         let bytes = size_of_val(&query.sources[..]) + query.sources.iter().map(numbers).sum::<usize>();
         let mut lease = budget.lease();
         lease.grow(bytes as u64)?;
-        Ok(Arc::new(Counted { hash: hash(&query), query, _lease: lease }))
+        Ok(Arc::new(Counted { query, _lease: lease }))
     }
 }
 
@@ -179,9 +179,9 @@ impl Ingests {
 
     /// Where the data of such a query is or will be.
     fn place(&self, query: &Arc<Counted>) -> Arc<Shared<Data>> {
+        let hash = hash(&query.query);
         let mut table = lock(&self.table.0);
-        let is_same =
-            |ingest: &&Ingest| ingest.query.hash == query.hash && same(&ingest.query.query, &query.query);
+        let is_same = |ingest: &&Ingest| ingest.hash == hash && same(&ingest.query.query, &query.query);
         if let Some(ingest) = table.iter().find(is_same) {
             return Arc::clone(&ingest.data);
         }
@@ -191,7 +191,7 @@ impl Ingests {
             table.remove(oldest);
         }
         let data = Arc::new(Shared::default());
-        table.push(Ingest { query: Arc::clone(query), data: Arc::clone(&data) });
+        table.push(Ingest { query: Arc::clone(query), hash, data: Arc::clone(&data) });
         data
     }
 
