@@ -276,8 +276,12 @@ mod tests {
 
     use super::*;
 
+    /// Who waits for a core with others at hand keeps out who needs all.
+    static SEVERAL: Mutex<()> = Mutex::new(());
+
     #[test]
     fn readers_that_compute_leave_other_processes_their_processors() {
+        let _alone = lock(&SEVERAL);
         let all: Vec<_> = (0..cores()).map(|_| Core::take(-1)).collect();
         drop(Core::take(-2));
         let waiting = thread::spawn(|| drop(Core::take(-1)));
@@ -285,6 +289,37 @@ mod tests {
         waiting.join().unwrap();
         drop(Core::take(-3));
         assert!(!lock(&SHARES).contains_key(&-1), "what nobody uses is not kept");
+    }
+
+    #[test]
+    fn the_readers_of_many_processes_compute_no_more_at_once_than_those_of_some() {
+        let _alone = lock(&SEVERAL);
+        // None of these is that of another test.
+        let processes = i32::MIN..i32::MIN + 10 * COMPUTING as i32;
+        let (all, begun, go) =
+            (COMPUTING * cores(), mpsc::channel(), Arc::new((Mutex::new(false), Condvar::new())));
+        let readers: Vec<_> = processes
+            .clone()
+            .flat_map(|process| (0..cores()).map(move |_| process))
+            .map(|process| {
+                let (begun, go) = (begun.0.clone(), Arc::clone(&go));
+                thread::spawn(move || {
+                    let core = Core::take(process);
+                    begun.send(()).unwrap();
+                    drop(go.1.wait_while(lock(&go.0), |go| !*go).unwrap());
+                    drop(core);
+                })
+            })
+            .collect();
+        for _ in 0..all {
+            begun.1.recv_timeout(Duration::from_secs(20)).expect("fewer than there may be");
+        }
+        assert!(begun.1.recv_timeout(Duration::from_millis(50)).is_err(), "more than there may be");
+        *lock(&go.0) = true;
+        go.1.notify_all();
+        for reader in readers {
+            reader.join().unwrap();
+        }
     }
 
     #[test]
