@@ -153,8 +153,8 @@ pub const BACKLOG: i32 = 128;
 pub const HANDSHAKE: usize = 64 * 1024;
 /// Descriptors in one control message, each way.
 pub const DESCRIPTORS_PER_MESSAGE: usize = 16;
-/// Attachments that are being closed at once, each by a thread of its own, before no more are received: as many as the
-/// default [`Limits`] allow to be alive, so that only file systems that do not answer make them so many.
+/// Attachments that are being closed at once, by threads for that, before no more are received: as many as the default
+/// [`Limits`] allow to be alive, so that only file systems that do not answer make them so many.
 pub const CLOSING: usize = 1024;
 /// Files in memory that are closed without such a thread, in blocks of 512 bytes. Measured: 50 µs for 1 MiB, 70 ms for
 /// 1 GiB, if theirs was the last descriptor; a thread takes some 20.

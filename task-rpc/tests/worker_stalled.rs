@@ -245,7 +245,7 @@ async fn a_file_system_that_hangs_keeps_nobody_waiting_but_who_reads_it() {
     gone.ask("ping", json!({})).await;
     drop((gone, client));
 
-    until(&alone, |closers, _| closers == 1 + 17 + 14 + 14).await;
+    until(&alone, |closers, _| closers == 1 + 1 + 2 + 2).await;
     let took = victim.end();
     let (p99, most) = (took[took.len() * 99 / 100], took[took.len() - 1]);
     println!("another client's pings: {}, p99 {p99:?}, at most {most:?}", took.len());
@@ -268,7 +268,7 @@ async fn no_more_attachments_are_taken_than_can_be_closed() {
         (0..16).for_each(|_| client.attach(Arc::clone(&file)));
         client.ask("ping", json!({})).await;
     }
-    until(&alone, |closers, _| closers == CLOSING).await;
+    until(&alone, |closers, _| closers == CLOSING / 16).await;
     let memory = || memfd_create("numbers", MemfdFlags::CLOEXEC).unwrap();
     let client = Client::connect(&alone.socket).await;
     client.attach(memory());

@@ -3,7 +3,7 @@
 //! One may lead to a file system that does not answer: FUSE whose daemon hangs, NFS whose server is gone. Whoever asks it
 //! anything waits, be it for the size of a file, and so does whoever closes a file of it (`flush` in close(2)). So only
 //! files in memory are asked anything where others would have to wait, and none but the small ones of these are closed
-//! there: any other is closed by a thread of its own.
+//! there: any other is closed by a thread for it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,7 +15,7 @@ use std::thread;
 use rustix::fs::{CWD, fcntl_get_seals, fstat};
 
 use super::stream::lock;
-use crate::limits::{CLOSED_AT_ONCE, CLOSER_STACK, CLOSING};
+use crate::limits::{CLOSED_AT_ONCE, CLOSER_STACK, CLOSING, DESCRIPTORS_PER_MESSAGE};
 
 /// A descriptor that somebody else has opened. To drop it never waits.
 #[derive(Debug)]
@@ -48,19 +48,28 @@ impl AsFd for Attachment {
     }
 }
 
+impl Attachment {
+    /// Its descriptor, if whoever closes it may have to wait.
+    fn slow(&mut self) -> Option<(OwnedFd, Closing)> {
+        let descriptor = self.descriptor.take()?;
+        let is_quick =
+            self.in_memory && fstat(&descriptor).is_ok_and(|stat| stat.st_blocks <= CLOSED_AT_ONCE);
+        (!is_quick).then(|| (descriptor, Closing::begin()))
+    }
+}
+
 impl Drop for Attachment {
     fn drop(&mut self) {
-        if self.in_memory && fstat(&*self).is_ok_and(|stat| stat.st_blocks <= CLOSED_AT_ONCE) {
-            return;
-        }
-        let closing = Closing::begin();
-        let descriptor = self.descriptor.take();
+        close(self.slow().into_iter().collect());
+    }
+}
+
+/// Closes these by a thread of their own.
+fn close(descriptors: Vec<(OwnedFd, Closing)>) {
+    if !descriptors.is_empty() {
         let closer = thread::Builder::new().name("close".into()).stack_size(CLOSER_STACK);
-        // Where no thread can be had it has been closed here.
-        let _ = closer.spawn(move || {
-            drop(descriptor);
-            drop(closing);
-        });
+        // Where no thread can be had they have been closed here.
+        let _ = closer.spawn(move || drop(descriptors));
     }
 }
 
@@ -89,6 +98,18 @@ struct Table {
     limit: usize,
     next: u32,
     alive: BTreeMap<u32, Arc<Attachment>>,
+}
+
+impl Drop for Table {
+    /// Some by each thread: one that hangs keeps few others waiting, and few connections have more.
+    fn drop(&mut self) {
+        let slow =
+            |attachment| Arc::into_inner(attachment).and_then(|mut attachment: Attachment| attachment.slow());
+        let mut slow = std::mem::take(&mut self.alive).into_values().filter_map(slow).peekable();
+        while slow.peek().is_some() {
+            close(slow.by_ref().take(DESCRIPTORS_PER_MESSAGE).collect());
+        }
+    }
 }
 
 impl Attachments {
