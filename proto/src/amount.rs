@@ -25,14 +25,14 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// An amount of memory in bytes: `1000000`, `512K`, `512M`, `1.5G`, `1T`, in powers of 1024.
+/// An amount of memory in bytes: `1000000`, `10 bytes`, `512K`, `512M`, `1.5G`, `1T`, in powers of 1024.
 ///
 /// # Errors
 /// What is wrong with it, in words.
 pub fn size(text: &str) -> Result<u64, String> {
     let (amount, unit) = amount_and_unit(text)?;
     let power = match unit.trim_end_matches('b').trim_end_matches('i') {
-        "" => 0,
+        "" | "byte" | "bytes" => 0,
         "k" => 1,
         "m" => 2,
         "g" => 3,
@@ -78,6 +78,8 @@ mod tests {
             ("1.5k", 1536),
             ("1tb", 1 << 40),
             ("7B", 7),
+            ("10 bytes", 10),
+            ("1 byte", 1),
         ] {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }

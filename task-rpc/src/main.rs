@@ -15,12 +15,12 @@ mod service;
 
 /// Serves mean, median and mode of numbers to other programs, on a Unix socket.
 ///
-/// Any tarpc client may call it: see examples/rust/call.rs. The socket is open to its owner alone; it is removed when
-/// the process ends. INT or TERM answers what has been asked, then ends; a second one ends at once. The log is on
+/// It speaks JSON-RPC 2.0, one message a line, and tarpc: see PROTOCOL.md. The socket is open to its owner alone; it is
+/// removed when the process ends. INT or TERM answers what has been asked, then ends; a second one ends at once. The log is on
 /// stderr. Under systemd it takes the socket of a socket unit in place of --socket, and says when it serves. For
 /// answers on the command line use `task`, which starts this program by itself.
 #[derive(Parser)]
-#[command(version, override_usage = "task-rpc --socket PATH")]
+#[command(version, override_usage = "task-rpc --socket PATH", after_long_help = limits())]
 struct Args {
     /// Serve on a new socket at this path; a stale one there is replaced
     #[arg(long, value_name = "PATH", conflicts_with = "supervised")]
@@ -30,16 +30,11 @@ struct Args {
     /// best-effort, the default, is what the kernel has of it.
     #[arg(long, env = "TASK_SANDBOX", hide_env = true, value_name = "HOW", value_parser = PossibleValuesParser::new(SandboxMode::NAMES).try_map(|name| name.parse::<SandboxMode>()))]
     sandbox: Option<SandboxMode>,
-    /// Another limit than the usual: connections=8, memory=1G, drain=30s, …
-    #[arg(
-        long,
-        env = "TASK_LIMIT",
-        hide_env = true,
-        value_name = "NAME=VALUE",
-        value_delimiter = ',',
-        long_help = limits(),
-        conflicts_with = "supervised"
-    )]
+    /// Another limit than the usual, as often as there are some: held=32M, drain=30s
+    ///
+    /// Several go with commas between them, as they do in the variable `TASK_LIMIT`, whose limits hold where this names
+    /// others. The table below has all.
+    #[arg(long, value_name = "NAME=VALUE", conflicts_with = "supervised")]
     limit: Vec<String>,
     /// Serve under the parent with this pid, which talks on stdin
     #[arg(long, value_name = "PID", hide = true)]
@@ -63,7 +58,7 @@ fn main() -> ExitCode {
 }
 
 fn limits() -> String {
-    format!("Another limit than the usual, as often as there are some:{}", Limits::default().help())
+    format!("Limits:\n{}", Limits::default().help())
 }
 
 fn worker(Args { socket, supervised, limit, .. }: Args) -> Result<Worker, WorkerError> {
@@ -71,8 +66,8 @@ fn worker(Args { socket, supervised, limit, .. }: Args) -> Result<Worker, Worker
         return Worker::supervised(host);
     }
     let limits = Limits::default()
-        .with(&limit)
-        .unwrap_or_else(|why| usage(ErrorKind::ValueValidation, &format!("--limit {why}")));
+        .with(std::env::var_os("TASK_LIMIT"), &limit)
+        .unwrap_or_else(|why| usage(ErrorKind::ValueValidation, &why));
     match (Worker::activated(&limits)?, socket) {
         (Some(worker), None) => Ok(worker),
         (None, Some(path)) => Worker::standalone(path, &limits),

@@ -248,7 +248,7 @@ fn checked(words: &[OsString]) -> Result<Command, Failure> {
         Some(Sub::Serve(serve)) => Command::Serve(Box::new(ServeConfig {
             max_failed_starts: serve.max_failed_starts.0,
             verbosity: matches.subcommand().map_or(Ok(Verbosity::Normal), |(_, serve)| verbosity(serve))?,
-            limits: limits(serve.memory, &serve.limit)?,
+            limits: limits(serve.memory, serve.limit, matches.subcommand().map(|(_, serve)| serve))?,
             sandbox: serve.sandbox,
             rpc_bin: serve.rpc_bin.map_or_else(beside_this_program, Ok)?,
             runtime_dir: serve.runtime_dir,
@@ -279,12 +279,21 @@ fn checked(words: &[OsString]) -> Result<Command, Failure> {
     })
 }
 
-fn limits(memory: Option<u64>, settings: &[String]) -> Result<Limits, Failure> {
+/// As everywhere the words of the command line beat the variables: here name by name.
+fn limits(
+    memory: Option<u64>,
+    mut options: Vec<String>,
+    matches: Option<&ArgMatches>,
+) -> Result<Limits, Failure> {
     let usage = |message| Failure::CommandUsage { command: "serve".to_owned(), message };
+    let typed = matches.and_then(|serve| serve.value_source("memory")) == Some(ValueSource::CommandLine);
+    if let Some(bytes) = memory.filter(|_| typed) {
+        options.insert(0, format!("memory={bytes}"));
+    }
     let limits = Limits { memory, ..Limits::default() }
-        .with(settings)
-        .map_err(|why| usage(format!("--limit {why}")))?;
-    if memory.is_some() && limits.memory != memory {
+        .with(std::env::var_os("TASK_LIMIT"), &options)
+        .map_err(usage)?;
+    if typed && limits.memory != memory {
         return Err(usage("--memory and --limit memory contradict each other".into()));
     }
     Ok(limits)

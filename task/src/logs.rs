@@ -38,7 +38,7 @@ pub struct LogsArgs {
     until: Option<Moment>,
     /// Show this level and those above: trace, debug, info, warn or error; info, or with --trace all, unless given
     ///
-    /// An ordinary call of a service is told at debug.
+    /// Ordinary calls of a service are told at debug, and only under task serve -v.
     #[arg(long, value_name = "LEVEL", ignore_case = true)]
     level: Option<Level>,
     /// Show only what this program said: task or task-rpc

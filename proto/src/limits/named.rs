@@ -1,5 +1,6 @@
 //! The limits by their names: as flags set them, and as `status` shows them.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::time::Duration;
 
@@ -16,8 +17,6 @@ const SHORTEST_HEALTH: Duration = Duration::from_secs(3);
 pub struct Limit {
     /// The name of its field in [`Limits`].
     pub name: &'static str,
-    /// What it limits, in a few words.
-    pub what: &'static str,
     /// How much that is.
     pub amount: Amount,
 }
@@ -35,40 +34,70 @@ pub enum Amount {
     Unlimited,
 }
 
+/// The variable that sets limits.
+const VARIABLE: &str = "TASK_LIMIT";
+/// The option that does.
+const OPTION: &str = "--limit";
+
 impl Limits {
-    /// These limits but for those that `settings` set: each is `NAME=VALUE` with the name of a field and an amount as
-    /// [`size`] and [`duration`] read it, `none` where that is an amount.
+    /// These limits but for those that `TASK_LIMIT` sets and those that `--limit` does, given as often as there are
+    /// some, which beat the variable's of the same names. Both are `NAME=VALUE`, or several with commas between them: the
+    /// name of a field, and an amount as [`size`] and [`duration`] read it, `none` where that is an amount.
     ///
     /// # Errors
-    /// Which setting is wrong, and why; or which limits do not go together.
-    pub fn with<T: AsRef<str>>(mut self, settings: &[T]) -> Result<Self, String> {
-        for setting in settings.iter().map(AsRef::as_ref) {
-            let Some((name, value)) = setting.split_once('=') else {
-                return Err(format!("{setting:?}: it must be NAME=VALUE"));
-            };
-            let Some((_, _, field)) = FIELDS.iter().find(|(known, ..)| *known == name) else {
-                let names = FIELDS.map(|(name, ..)| name).join(", ");
-                return Err(format!("{name:?}: there is none of that name, but {names}"));
-            };
-            field(&mut self).set(value.trim()).map_err(|why| format!("{name}={value}: {why}"))?;
+    /// Where it was said what is wrong, what that is, and why; or which limits do not go together.
+    pub fn with(mut self, variable: Option<OsString>, options: &[String]) -> Result<Self, String> {
+        // A variable that is set to nothing is not set.
+        let variable = variable.filter(|set| !set.is_empty()).map(|set| set.to_string_lossy().into_owned());
+        for (place, settings) in
+            variable.iter().map(|set| (VARIABLE, set)).chain(options.iter().map(|set| (OPTION, set)))
+        {
+            for setting in settings.split(',') {
+                self.set(setting).map_err(|why| format!("{place} {why}"))?;
+            }
         }
-        self.checked()
+        let places = match (&variable, options) {
+            (None, _) => OPTION.to_owned(),
+            (Some(_), []) => VARIABLE.to_owned(),
+            (Some(_), _) => format!("{VARIABLE} and {OPTION}"),
+        };
+        self.checked().map_err(|why| format!("{places} {why}"))
+    }
+
+    fn set(&mut self, setting: &str) -> Result<(), String> {
+        let Some((name, value)) = setting.split_once('=') else {
+            return Err(format!("{setting:?}: it must be NAME=VALUE"));
+        };
+        let Some(Named { field, .. }) = FIELDS.iter().find(|known| known.name == name.trim()) else {
+            let names = FIELDS.map(|field| field.name).join(", ");
+            return Err(format!("{name:?}: there is none of that name, but {names}"));
+        };
+        field(self).set(value.trim()).map_err(|why| format!("{name}={value}: {why}"))
     }
 
     /// Each limit, in the order in which people look for them.
     pub fn named(&self) -> impl Iterator<Item = Limit> {
         let mut limits = self.clone();
-        FIELDS.into_iter().map(move |(name, what, field)| Limit {
-            name,
-            what,
-            amount: field(&mut limits).get(),
-        })
+        FIELDS
+            .into_iter()
+            .map(move |Named { name, field, .. }| Limit { name, amount: field(&mut limits).get() })
     }
 
-    /// The same as lines of a help text.
+    /// A table of them for a help text, in lines of at most 73 characters, with what their names and amounts may be.
     pub fn help(&self) -> String {
-        let line = |Limit { name, what, amount }| format!("\n  {name:<12} {amount:<7} {what}");
-        self.named().map(line).collect()
+        let row = |name: &str, default: &str, range: &str, what: &str| {
+            format!("  {name:<11}  {default:<7}  {range:<11}  {what}\n")
+        };
+        let mut table = row("NAME", "DEFAULT", "FROM - TO", "WHAT");
+        for (Limit { name, amount }, Named { range, what, .. }) in self.named().zip(FIELDS) {
+            table += &row(name, &amount.to_string(), range, what);
+        }
+        format!(
+            "{table}
+  connections times in_flight is at most {SLOTS}; frame is at least
+  {JSON_ERROR} bytes times in_flight. Amounts are 512K, 1.5M, 1G; 500ms, 5s,
+  1m; or none: of input_idle no limit, of memory half of what there is."
+        )
     }
 
     fn checked(self) -> Result<Self, String> {
@@ -106,23 +135,48 @@ enum Field<'a> {
     Wait(&'a mut Option<Duration>),
 }
 
-type Named = (&'static str, &'static str, fn(&mut Limits) -> Field<'_>);
+/// A field and what people are told of it.
+#[derive(Clone, Copy)]
+struct Named {
+    name: &'static str,
+    /// From the least amount to the largest, where there are such.
+    range: &'static str,
+    what: &'static str,
+    field: fn(&mut Limits) -> Field<'_>,
+}
+
+const fn named(
+    name: &'static str,
+    range: &'static str,
+    what: &'static str,
+    field: fn(&mut Limits) -> Field<'_>,
+) -> Named {
+    Named { name, range, what, field }
+}
 
 const FIELDS: [Named; 12] = [
-    ("connections", "at once, half of them of one process", |limits| Field::Number(&mut limits.connections)),
-    ("in_flight", "calls at once on each connection", |limits| Field::Number(&mut limits.in_flight)),
-    ("attachments", "alive at once on each connection", |limits| Field::Number(&mut limits.attachments)),
-    ("frame", "a message, each way", |limits| Field::Size(&mut limits.frame)),
-    ("held", "requests of a connection that wait", |limits| Field::Size(&mut limits.held)),
-    ("memory", "for all numbers; none: half of what there is", |limits| Field::Memory(&mut limits.memory)),
-    ("input_idle", "from one byte of a call's input to the next", |limits| {
+    named("connections", "1 - 8192", "at once, half of them of one process", |limits| {
+        Field::Number(&mut limits.connections)
+    }),
+    named("in_flight", "1 - 8192", "calls at once on each connection", |limits| {
+        Field::Number(&mut limits.in_flight)
+    }),
+    named("attachments", "1", "alive at once on each connection", |limits| {
+        Field::Number(&mut limits.attachments)
+    }),
+    named("frame", "128K - <16M", "a message, each way", |limits| Field::Size(&mut limits.frame)),
+    named("held", "frame", "requests of a connection that wait", |limits| Field::Size(&mut limits.held)),
+    named("memory", "1 byte", "for the numbers of all calls", |limits| Field::Memory(&mut limits.memory)),
+    named("input_idle", "> 0", "between two bytes of a call's input", |limits| {
         Field::Wait(&mut limits.input_idle)
     }),
-    ("frame_time", "from a message's first byte to its last", |limits| Field::Time(&mut limits.frame_time)),
-    ("unread", "for a client to take of its replies", |limits| Field::Time(&mut limits.unread)),
-    ("start", "under task serve: for a worker to start", |limits| Field::Time(&mut limits.start)),
-    ("drain", "at a stop, for the calls in flight", |limits| Field::Time(&mut limits.drain)),
-    ("health", "under task serve: without a sign of life", |limits| Field::Time(&mut limits.health)),
+    named("frame_time", "> 0", "for a message, first byte to last", |limits| {
+        Field::Time(&mut limits.frame_time)
+    }),
+    named("unread", "> 0", "for a client to take of its replies", |limits| Field::Time(&mut limits.unread)),
+    named("start", "> 0", "for a worker of task serve to start", |limits| Field::Time(&mut limits.start)),
+    named("drain", "> 0", "at a stop, for the calls in flight", |limits| Field::Time(&mut limits.drain)),
+    named("health", "3 s", "for such a worker to show life", |limits| Field::Time(&mut limits.health)),
 ];
 
 impl Field<'_> {
@@ -133,7 +187,7 @@ impl Field<'_> {
                 Ok(number) => *field = number,
             },
             Field::Size(field) => *field = usize::try_from(size(value)?).unwrap_or(usize::MAX),
-            Field::Memory(field) => *field = Some(size(value)?),
+            Field::Memory(field) => *field = if value == "none" { None } else { Some(size(value)?) },
             Field::Time(field) => *field = duration(value)?,
             Field::Wait(field) => *field = if value == "none" { None } else { Some(duration(value)?) },
         }
@@ -173,6 +227,11 @@ impl fmt::Display for Amount {
 mod tests {
     use super::*;
 
+    fn with(options: &[&str]) -> Result<Limits, String> {
+        let options: Vec<_> = options.iter().map(ToString::to_string).collect();
+        Limits::default().with(None, &options)
+    }
+
     #[test]
     fn every_limit_is_set_and_shown_by_its_name() {
         let settings = [
@@ -189,7 +248,7 @@ mod tests {
             "drain=7s",
             "health=8s",
         ];
-        let limits = Limits::default().with(&settings).unwrap();
+        let limits = with(&settings).unwrap();
         let shown: Vec<_> = limits.named().map(|limit| format!("{}={}", limit.name, limit.amount)).collect();
         let expected = [
             "connections=3",
@@ -236,10 +295,71 @@ mod tests {
             (vec!["connections=99999999999999999999"], "connections=99999999999999999999: it must"),
             (vec!["health=2999ms"], "health: it must be at least 3 s"),
         ] {
-            let error = Limits::default().with(&settings).unwrap_err();
-            assert!(error.starts_with(why), "{settings:?}: {error}");
+            let error = with(&settings).unwrap_err();
+            assert!(error.starts_with(&format!("--limit {why}")), "{settings:?}: {error}");
         }
         // What goes together is judged when all are set.
-        assert!(Limits::default().with(&["in_flight=1000", "connections=8"]).is_ok());
+        assert!(with(&["in_flight=1000", "connections=8"]).is_ok());
+        assert!(with(&["in_flight=1000,connections=8"]).is_ok());
+    }
+
+    #[test]
+    fn an_option_beats_the_variable_name_by_name_and_an_error_says_whose_it_is() {
+        let with = |variable: &str, options: &[&str]| {
+            let options: Vec<_> = options.iter().map(ToString::to_string).collect();
+            Limits::default().with(Some(variable.into()), &options)
+        };
+        let set = with("in_flight=1000,drain=7s,connections=2", &["drain=8s", "connections=8"]).unwrap();
+        assert_eq!((set.in_flight, set.drain, set.connections), (1000, Duration::from_secs(8), 8));
+        assert_eq!(with("", &[]).unwrap(), Limits::default());
+        assert_eq!(with("memory=1G", &["memory=none"]).unwrap().memory, None);
+        for (variable, options, why) in [
+            ("drain=0", &["drain=1s"][..], "TASK_LIMIT drain=0: "),
+            ("drain=1s,", &[], "TASK_LIMIT \"\": it must be NAME=VALUE"),
+            ("drain=1s", &["drain=0"], "--limit drain=0: "),
+            ("frame=1K", &[], "TASK_LIMIT frame=1024: "),
+            (
+                "in_flight=1000",
+                &["connections=9"],
+                "TASK_LIMIT and --limit connections=9 and in_flight=1000: ",
+            ),
+        ] {
+            let error = with(variable, options).unwrap_err();
+            assert!(error.starts_with(why), "{variable} {options:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_of_a_limit_is_taken_back() {
+        for settings in [&["memory=10,input_idle=none"][..], &["memory=1.5G,drain=1500ms"], &[]] {
+            let limits = with(settings).unwrap();
+            let shown: Vec<_> =
+                limits.named().map(|limit| format!("{}={}", limit.name, limit.amount)).collect();
+            assert_eq!(Limits::default().with(None, &shown), Ok(limits), "{shown:?}");
+        }
+    }
+
+    #[test]
+    fn the_table_is_as_wide_as_a_manual_and_says_what_is_refused() {
+        let table = Limits::default().help();
+        assert!(table.lines().all(|line| line.chars().count() <= 73), "{table}");
+        for Named { name, range, .. } in FIELDS {
+            // The least amount is taken, and less is not.
+            let least = range.split(" - ").next().unwrap();
+            let (takes, refuses) = match least {
+                "frame" => ("1M", "1023K"),
+                "> 0" => ("1ms", "0"),
+                "128K" => (least, "127K"),
+                "3 s" => (least, "2999ms"),
+                "1 byte" => (least, "0.9"),
+                _ => (least, "0"),
+            };
+            assert!(with(&[&format!("{name}={takes}")]).is_ok(), "{name}={takes}");
+            assert!(with(&[&format!("{name}={refuses}")]).is_err(), "{name}={refuses}");
+        }
+        assert!(
+            with(&["connections=8192,in_flight=1"]).is_ok()
+                && with(&["connections=8193,in_flight=1"]).is_err()
+        );
     }
 }

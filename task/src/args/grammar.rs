@@ -134,8 +134,8 @@ pub(super) struct ServeArgs {
         value_parser = failed_starts
     )]
     pub(super) max_failed_starts: FailedStarts,
-    /// Another limit than the usual: connections=8, frame=512K, drain=30s, …
-    #[arg(long, env = "TASK_LIMIT", hide_env = true, value_name = "NAME=VALUE", value_delimiter = ',', long_help = help::limits())]
+    /// Another limit than the usual, as often as there are some: held=32M, drain=30s; --help has all
+    #[arg(long, value_name = "NAME=VALUE")]
     pub(super) limit: Vec<String>,
     /// Say nothing but errors
     #[arg(short, long, env = "TASK_QUIET", hide_env = true, value_parser = FalseyValueParser::new(), action = ArgAction::SetTrue)]
@@ -164,7 +164,7 @@ pub(super) struct FailedStarts(pub(super) Option<u32>);
 #[derive(Subcommand)]
 pub(super) enum Sub {
     /// Keep the service up in the foreground, for other programs to call
-    #[command(after_long_help = help::SERVE)]
+    #[command(after_long_help = help::serve())]
     Serve(ServeArgs),
     /// Ask a running service
     #[command(after_long_help = help::CALL)]

@@ -50,8 +50,15 @@ Files:
   $XDG_STATE_HOME/task/log
       what happened: runs.jsonl, serve.jsonl";
 
-/// Of `task serve`.
-pub const SERVE: &str = "\
+/// Of `task serve`, above the table of limits.
+const SERVE: &str = "\
+Clients:
+  The socket speaks JSON-RPC 2.0, one message a line, and tarpc, as
+  PROTOCOL.md has it.
+
+  echo '{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\"}' |
+    nc -NU $XDG_RUNTIME_DIR/task/rpc.sock
+
 Signals:
   SIGINT, SIGTERM  answer what was sent, for at most 10 s, then end with
                    status 0; a second one ends it at once, with status 0
@@ -67,7 +74,18 @@ Exit status:
 Files, in --runtime-dir, $XDG_RUNTIME_DIR/task or /tmp/task-UID:
   rpc.sock      the service; a socket that systemd hands over replaces it
   control.sock  for task status, restart and stop
-  lock          held while it runs, with its process id";
+  lock          held while it runs, with its process id
+
+Limits:
+  --limit drain=30s --limit in_flight=8,connections=16
+  TASK_LIMIT=drain=20s,frame=2M
+  An option beats the variable for what it names, and for nothing else.
+";
+
+/// Of `task serve`.
+pub fn serve() -> String {
+    format!("{SERVE}\n{}", Limits::default().help())
+}
 
 /// Of `task call`.
 pub const CALL: &str = "\
@@ -96,14 +114,6 @@ Exit status:
   SIGINT, SIGTERM, SIGHUP and SIGQUIT end it by that signal; SIGPIPE ends
   it when standard output is closed.";
 
-/// Of `--limit`.
-pub fn limits() -> String {
-    format!(
-        "Another limit than the usual, as often as there are some; memory is that\nof --memory:{}",
-        Limits::default().help()
-    )
-}
-
 /// Of `task status`.
 pub const STATUS: &str = "\
 What it shows, and with --json:
@@ -114,7 +124,8 @@ What it shows, and with --json:
                version of its build
   draining     workers that were replaced and still answer
   sandbox      full, partial (the kernel cannot do all of it) or none
-  calls        total, failed and in_flight, over all its workers
+  calls        total, failed (with requests that were refused, as they
+               made no sense) and in_flight, over all its workers
   latency      calls.p50_us and calls.p99_us: half of the calls, and 99
                of 100, took no longer
   connections  open, limit, and total: how many the worker has accepted
@@ -157,12 +168,12 @@ pub const LOGS: &str = "\
   task logs                what happened lately
   task logs -f             and what happens now
   task logs --level warn   what went wrong
-  task logs --level debug  every call of the service, too
+  task logs --level debug  every call of task serve -v, too
   task logs --run 9f3c     one run, by the beginning of its name
 
 The service has a line at info for a call that failed, took over a second
 or is traced (task call -v), and a summary of each minute; for each call
-under task serve -v, at debug.
+at debug, if it runs as task serve -v.
 
 Exit status:
   0  shown, be it nothing
@@ -183,7 +194,7 @@ mod tests {
         for text in [
             super::ABOUT,
             super::TASK,
-            super::SERVE,
+            &super::serve(),
             super::CALL,
             super::STATUS,
             super::RESTART,

@@ -557,12 +557,16 @@ fn limits_are_set_by_flag_or_variable_kept_and_shown() {
     let home = Home::new();
     let settings = "attachments=1,input_idle=none,drain=1500ms";
     let service = home
-        .task(["serve", "--limit", "connections=3", "--limit", "in_flight=4"])
+        .task(["serve", "--limit", "connections=3,drain=2s", "--limit", "in_flight=4"])
         .with(|command| command.env("TASK_LIMIT", settings))
         .starts(Stdio::piped());
     service.hears(" ready in ");
-    // The words of the command line take the variable's place, as everywhere.
-    assert_eq!(status(&home)["limits"]["attachments"], 16);
+    // The words of the command line beat the variable's, as everywhere: name by name.
+    let limits = &status(&home)["limits"];
+    assert_eq!(
+        (&limits["attachments"], &limits["drain"], &limits["in_flight"]),
+        (&1.into(), &2.0.into(), &4.into())
+    );
     stopped(service);
 
     let service =
