@@ -37,6 +37,8 @@ const CALLS_TOTAL: usize = 4;
 const CALLS_FAILED: usize = 5;
 /// Slots that were ever used: beyond them the host need not look.
 const SLOTS_USED: usize = 6;
+/// The longest answered call, in µs.
+const LONGEST: usize = 7;
 const LATENCIES: Range<usize> = 8..8 + Latencies::BUCKETS;
 // Words of a connection's row.
 const ROWS_AT: usize = 512;
@@ -136,7 +138,7 @@ pub struct Snapshot {
     pub connections_total: u64,
     /// Calls answered so far, the failed ones too; cancelled ones are none of them.
     pub calls_total: u64,
-    /// Calls answered with a fault.
+    /// Calls answered with a fault, or refused as no call could be made of what was sent.
     pub calls_failed: u64,
     /// How long the answered calls took.
     pub latencies: Latencies,
@@ -161,7 +163,7 @@ impl Snapshot {
             connections_total: words[CONNECTIONS_TOTAL],
             calls_total: words[CALLS_TOTAL],
             calls_failed: words[CALLS_FAILED],
-            latencies: Latencies(words[LATENCIES].to_vec()),
+            latencies: Latencies { counts: words[LATENCIES].to_vec(), longest: words[LONGEST] },
             calls,
             begun: (ROWS_AT..SLOTS_AT)
                 .step_by(ROW)
@@ -268,11 +270,15 @@ impl Call {
 
 /// How many calls took how long: four buckets to each doubling of the microseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Latencies(Vec<u64>);
+pub struct Latencies {
+    counts: Vec<u64>,
+    /// Of all calls so far, in µs.
+    longest: u64,
+}
 
 impl Default for Latencies {
     fn default() -> Self {
-        Latencies(vec![0; Latencies::BUCKETS])
+        Latencies { counts: vec![0; Latencies::BUCKETS], longest: 0 }
     }
 }
 
@@ -282,9 +288,10 @@ impl Latencies {
 
     /// Counts the calls of another worker too.
     pub fn add(&mut self, other: &Latencies) {
-        for (count, more) in self.0.iter_mut().zip(&other.0) {
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
             *count = count.saturating_add(*more);
         }
+        self.longest = self.longest.max(other.longest);
     }
 
     fn bucket(us: u64) -> usize {
@@ -304,20 +311,23 @@ impl Latencies {
     /// Those counted since an earlier look.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
-        Latencies(self.0.iter().zip(&earlier.0).map(|(now, then)| now.saturating_sub(*then)).collect())
+        let pairs = self.counts.iter().zip(&earlier.counts);
+        let counts = pairs.map(|(now, then)| now.saturating_sub(*then)).collect();
+        Latencies { counts, longest: self.longest }
     }
 
-    /// A time in µs that this part (0 to 1) of the calls did not exceed, at most a quarter above the least such time;
-    /// `None`: no calls.
+    /// A time in µs that this part (0 to 1) of the calls did not exceed, at most a quarter above the least such time and
+    /// no longer than the longest call; `None`: no calls.
     pub fn quantile(&self, part: f64) -> Option<u64> {
-        let total = self.0.iter().fold(0, |sum: u64, &count| sum.saturating_add(count));
+        let total = self.counts.iter().fold(0, |sum: u64, &count| sum.saturating_add(count));
         let rank = ((total as f64 * part).ceil() as u64).clamp(1, total.max(1));
         let mut seen = 0_u64;
-        let bucket = self.0.iter().position(|&count| {
+        let bucket = self.counts.iter().position(|&count| {
             seen = seen.saturating_add(count);
             seen >= rank
         })?;
-        Some(Self::floor(bucket + 1) - 1)
+        // A stranger may have told of none that is so long.
+        Some((Self::floor(bucket + 1) - 1).min(self.longest.max(Self::floor(bucket))))
     }
 }
 
@@ -355,10 +365,16 @@ mod tests {
     #[test]
     fn quantiles_come_from_the_counts() {
         let mut counts = vec![0; Latencies::BUCKETS];
-        assert_eq!(Latencies(counts.clone()).quantile(0.5), None);
+        assert_eq!(Latencies::default().quantile(0.5), None);
         counts[Latencies::bucket(10)] = 98;
         counts[Latencies::bucket(1_000)] = 2;
-        let latencies = Latencies(counts);
+        let quantiles = |longest| {
+            let latencies = Latencies { counts: counts.clone(), longest };
+            [0.5, 0.99].map(|part| latencies.quantile(part).unwrap())
+        };
+        assert_eq!(quantiles(1_000), [11, 1_000], "none took longer than the longest");
+        assert_eq!(quantiles(0), [10, 896], "a stranger's longest is not believed");
+        let latencies = Latencies { counts: counts.clone(), longest: u64::MAX };
         assert_eq!(latencies.quantile(0.5), Some(11));
         assert_eq!(latencies.quantile(0.98), Some(11));
         assert_eq!(latencies.quantile(0.99), Some(1023));

@@ -116,7 +116,7 @@ pub struct Child {
 pub struct Calls {
     /// Answered, the failed ones too.
     pub total: u64,
-    /// Answered with a fault.
+    /// Answered with a fault, or refused as no call could be made of what was sent.
     pub failed: u64,
     /// Executing now.
     pub in_flight: u64,

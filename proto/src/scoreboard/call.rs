@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 
 use super::scores::Connection;
 use super::{
-    ACTIVITY, Activity, BEGUN, CALLS_FAILED, CALLS_TOTAL, CONSUMED, IN_FORCE, LATENCIES, Latencies, NAME,
-    NAME_WORDS, OVER, PROGRESSED, ROW, ROWS_AT, SLOT, STARTED, TRACE, TRIAL, WORD, now,
+    ACTIVITY, Activity, BEGUN, CALLS_FAILED, CALLS_TOTAL, CONSUMED, IN_FORCE, LATENCIES, LONGEST, Latencies,
+    NAME, NAME_WORDS, OVER, PROGRESSED, ROW, ROWS_AT, SLOT, STARTED, TRACE, TRIAL, WORD, now,
 };
 use crate::limits::{FAILURE_SHOWN, METHOD};
 
@@ -86,6 +86,9 @@ impl CallSlot {
     pub fn answered(&self) -> u64 {
         let us = self.elapsed();
         let scores = &self.call.connection.scores;
+        if us > scores.word(LONGEST).load(Relaxed) {
+            scores.word(LONGEST).fetch_max(us, Relaxed);
+        }
         scores.word(LATENCIES.start + Latencies::bucket(us)).fetch_add(1, Relaxed);
         if self.failure().is_some() {
             scores.word(CALLS_FAILED).fetch_add(1, Relaxed);

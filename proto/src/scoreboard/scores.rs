@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::call::CallSlot;
 use super::map::Map;
 use super::{
-    BEGUN, CALLS_FAILED, CALLS_TOTAL, CONNECTIONS, CONNECTIONS_TOTAL, FREE, HEARTBEAT, LATENCIES, Latencies,
-    MAGIC, NUMBER, PHASE, ROW, ROWS_AT, SLOTS_USED, STATE, Snapshot, WRITING, slot_at,
+    BEGUN, CALLS_FAILED, CALLS_TOTAL, CONNECTIONS, CONNECTIONS_TOTAL, FREE, HEARTBEAT, LATENCIES, LONGEST,
+    Latencies, MAGIC, NUMBER, PHASE, ROW, ROWS_AT, SLOTS_USED, STATE, Snapshot, WRITING, slot_at,
 };
 use crate::limits::{CONNECTION_ROWS, SLOTS};
 
@@ -87,8 +87,18 @@ impl Scores {
         Totals {
             calls: self.answered(),
             failed: self.word(CALLS_FAILED).load(Relaxed),
-            latencies: Latencies(LATENCIES.map(|at| self.word(at).load(Relaxed)).collect()),
+            latencies: Latencies {
+                counts: LATENCIES.map(|at| self.word(at).load(Relaxed)).collect(),
+                longest: self.word(LONGEST).load(Relaxed),
+            },
         }
+    }
+
+    /// Counts as failed requests that were answered with an error before they came to a call, and calls whose replies
+    /// were withheld once they had been counted.
+    pub fn refuse(&self, unheard: u64, withheld: u64) {
+        self.word(CALLS_FAILED).fetch_add(unheard + withheld, Relaxed);
+        self.word(CALLS_TOTAL).fetch_add(unheard, Relaxed);
     }
 
     /// How many calls have been answered.
@@ -240,11 +250,15 @@ mod tests {
         let since = scores.totals().since(&before);
         assert_eq!((before.calls, since.calls, since.failed), (0, 1, 1));
         assert!(before.latencies.quantile(0.5).is_none() && since.latencies.quantile(0.5).is_some());
-        assert_eq!(scores.totals().since(&scores.totals()), before);
+        let nothing = scores.totals().since(&scores.totals());
+        assert_eq!((nothing.calls, nothing.failed, nothing.latencies.quantile(0.5)), (0, 0, None));
+        scores.refuse(3, 0);
+        let since = scores.totals().since(&before);
+        assert_eq!((since.calls, since.failed), (4, 4), "what was refused has failed, and took no time");
         drop((slot, connection));
         let seen = board.read().unwrap();
         assert_eq!((seen.calls.len(), seen.connections, seen.connections_total), (0, 0, 1));
-        assert_eq!((seen.calls_total, seen.calls_failed), (1, 1));
+        assert_eq!((seen.calls_total, seen.calls_failed), (4, 4));
         assert!(seen.latencies.quantile(0.5).is_some());
     }
 
