@@ -227,7 +227,11 @@ impl Place {
 
 impl Failure {
     /// A fault of the service, about one of the sources of these names.
-    pub fn from_fault(fault: Fault, names: &[String]) -> Self {
+    pub fn from_fault(mut fault: Fault, names: &[String]) -> Self {
+        // The way round it is named as it is written here.
+        if fault.kind == FaultKind::MissingValue {
+            fault.message = fault.message.replace("missing=skip", "--missing skip");
+        }
         let input = fault.source_index.and_then(|index| names.get(index as usize)).cloned();
         Failure::Fault { fault, input }
     }

@@ -217,7 +217,7 @@ impl Collector {
                 Ok(())
             }
             Missing::Error => {
-                let message = "a value is missing here; --missing skip leaves such values out";
+                let message = "a value is missing here; missing=skip leaves such values out";
                 Err(Fault::new(FaultKind::MissingValue, message))
             }
         }
