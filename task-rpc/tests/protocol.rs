@@ -8,11 +8,15 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{IoSlice, Read, Seek, Write};
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 use futures::StreamExt;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::Value;
 use support::{Alone, PATIENCE};
 use task_proto::limits::Limits;
@@ -24,6 +28,8 @@ const PROTOCOL: &str = include_str!("../../PROTOCOL.md");
 /// What goes over the wire: to the server, or from it.
 #[derive(Debug, PartialEq)]
 enum Bytes {
+    /// A file of this text, whose descriptor goes with what is sent next.
+    Attached(String),
     Sent(Vec<u8>),
     Heard(Vec<u8>),
 }
@@ -41,18 +47,19 @@ fn exchanges(language: &str, bytes: fn(&str) -> Vec<u8>) -> Vec<Vec<Bytes>> {
 
 /// Messages begin with an arrow and go on in lines that are indented.
 fn exchange<'a>(lines: impl IntoIterator<Item = &'a str>, bytes: fn(&str) -> Vec<u8>) -> Vec<Bytes> {
-    let mut messages: Vec<(bool, String)> = Vec::new();
+    let mut messages: Vec<(char, String)> = Vec::new();
     for line in lines {
-        if let Some(sent) = line.strip_prefix("→ ") {
-            messages.push((true, sent.to_owned()));
-        } else if let Some(heard) = line.strip_prefix("← ") {
-            messages.push((false, heard.to_owned()));
-        } else {
-            messages.last_mut().unwrap().1 += line;
+        match line.split_once(' ') {
+            Some((arrow @ ("↑" | "→" | "←"), text)) => {
+                messages.extend(arrow.chars().map(|arrow| (arrow, text.to_owned())));
+            }
+            _ => messages.last_mut().unwrap().1 += line,
         }
     }
-    let message = |(sent, text): (bool, String)| {
-        if sent { Bytes::Sent(bytes(&text)) } else { Bytes::Heard(bytes(&text)) }
+    let message = |(arrow, text): (char, String)| match arrow {
+        '↑' => Bytes::Attached(text),
+        '→' => Bytes::Sent(bytes(&text)),
+        _ => Bytes::Heard(bytes(&text)),
     };
     messages.into_iter().map(message).collect()
 }
@@ -80,13 +87,33 @@ fn notation(text: &str) -> Vec<u8> {
     bytes
 }
 
+/// Sends bytes, and the descriptors of these files with the first of them.
+fn send(stream: &UnixStream, bytes: &[u8], attached: &mut Vec<File>) {
+    let descriptors: Vec<_> = attached.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(descriptors.is_empty() || control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+    let sent = sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::empty());
+    assert_eq!(sent, Ok(bytes.len()));
+    attached.clear();
+}
+
+fn file(text: &str) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file.rewind().unwrap();
+    file
+}
+
 fn hold(exchange: &[Bytes]) {
     let alone = Alone::start();
     let mut stream = UnixStream::connect(&alone.socket).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut attached = Vec::new();
     for bytes in exchange {
         match bytes {
-            Bytes::Sent(sent) => stream.write_all(sent).unwrap(),
+            Bytes::Attached(text) => attached.push(file(text)),
+            Bytes::Sent(sent) => send(&stream, sent, &mut attached),
             Bytes::Heard(expected) => {
                 let mut heard = vec![0; expected.len()];
                 let read = stream.read_exact(&mut heard);
@@ -107,7 +134,7 @@ fn hold(exchange: &[Bytes]) {
 #[test]
 fn lines_of_json_are_answered_as_documented() {
     let exchanges = exchanges("json-rpc", line);
-    assert_eq!(exchanges.len(), 4);
+    assert_eq!(exchanges.len(), 5);
     for exchange in &exchanges {
         hold(exchange);
     }
@@ -131,10 +158,11 @@ fn old(file: &str, bytes: fn(&str) -> Vec<u8>) -> Vec<Vec<Bytes>> {
 fn hold_old(alone: &Alone, exchange: &[Bytes], decode: fn(&[u8]) -> Vec<Value>) {
     let mut stream = UnixStream::connect(&alone.socket).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut before = Vec::new();
+    let (mut before, mut attached) = (Vec::new(), Vec::new());
     for bytes in exchange {
         match bytes {
-            Bytes::Sent(sent) => stream.write_all(sent).unwrap(),
+            Bytes::Attached(text) => attached.push(file(text)),
+            Bytes::Sent(sent) => send(&stream, sent, &mut attached),
             Bytes::Heard(heard) => before.extend_from_slice(heard),
         }
     }

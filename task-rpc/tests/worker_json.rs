@@ -6,22 +6,23 @@ mod support;
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use proptest::prelude::*;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::{Alone, Host, PATIENCE, client, context};
+use support::{Alone, Host, PATIENCE, client, context, readable, task_rpc};
 use task_proto::crash::{Condemned, Crash, TraceId};
 use task_proto::fault::Fault;
-use task_proto::handshake::Answer;
+use task_proto::handshake::{Answer, receive_answer};
 use task_proto::number::Number;
 use task_proto::stats::{Missing, Query, Source};
 use task_proto::wire::FdStream;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Builder;
 
 /// A client that writes lines and reads lines.
@@ -123,6 +124,36 @@ fn every_method_answers_what_the_documents_say() {
 }
 
 #[test]
+fn what_the_dialect_refuses_is_counted_with_the_calls_that_failed() {
+    let host = Host::start();
+    let mut lines = Lines::connect(&host.socket);
+    for line in ["{nonsense", r#"{"jsonrpc":"2.0","id":1}"#, r#"[1,{"jsonrpc":"2.0","id":1,"method":"sum"}]"#]
+    {
+        lines.send(&format!("{line}\n"));
+        lines.line();
+    }
+    lines.ask(&two("mean", &json!([1, 2, 3])));
+    lines.ask(&two("mean", &json!({ "numbers": [] })));
+    lines.ask(&two("ping", &json!({})));
+    // The last is counted before it is answered.
+    let seen = host.board.read().unwrap();
+    assert_eq!((seen.calls_total, seen.calls_failed), (7, 6));
+    // Together their replies are too large: those that are withheld have failed, and are no calls more.
+    let values: Vec<_> = (10..1010).map(|value| format!("{value}e13")).collect();
+    let values = values.join(",");
+    let mode =
+        format!(r#"{{"jsonrpc":"2.0","id":1,"method":"mode","params":{{"numbers":[{values},{values},7]}}}}"#);
+    lines.send(&format!("[{}]\n", vec![mode; 70].join(",")));
+    let replies = lines.reply();
+    let withheld =
+        replies.as_array().unwrap().iter().filter(|reply| reply["error"]["code"] == -32003).count();
+    lines.ask(&two("ping", &json!({})));
+    let seen = host.board.read().unwrap();
+    assert!(withheld > 0);
+    assert_eq!((seen.calls_total, seen.calls_failed), (7 + 71, 6 + withheld as u64));
+}
+
+#[test]
 fn gos_client_works_as_it_is() {
     let alone = Alone::start();
     let mut lines = Lines::connect(&alone.socket);
@@ -210,6 +241,58 @@ async fn term_answers_what_was_sent_whole_and_a_deadline_is_kept_meanwhile() {
             || said.contains("drained"),
         "{said}"
     );
+}
+
+/// Asks for the mean of a pipe twice, once in a batch with a call that is answered, and for a notification of it.
+async fn asks_for_what_does_not_come(socket: &Path) -> (tokio::io::BufReader<FdStream>, std::io::PipeWriter) {
+    let stream = FdStream::new(tokio::net::UnixStream::connect(socket).await.unwrap(), 0);
+    let (reader, writer) = std::io::pipe().unwrap();
+    stream.outgoing().push(Arc::new(reader.into()));
+    let mut stream = tokio::io::BufReader::new(stream);
+    let waits =
+        |id: &str| json!({ "jsonrpc": "2.0", "id": id, "method": "mean", "params": { "attached": 0 } });
+    let silent = json!({ "jsonrpc": "2.0", "method": "mean", "params": { "attached": 0 } });
+    let batch = json!([two("ping", &json!({})), waits("in a batch"), silent]);
+    let lines = format!("{}\n{batch}\n{silent}\n{}\n", waits("alone"), two("ping", &json!({})));
+    stream.write_all(lines.as_bytes()).await.unwrap();
+    let mut line = String::new();
+    stream.read_line(&mut line).await.unwrap();
+    assert!(line.contains("\"pid\""), "the last is answered: {line}");
+    (stream, writer)
+}
+
+/// What it hears at the end: that nobody knows what became of them.
+async fn hears_that_they_are_given_up(mut stream: tokio::io::BufReader<FdStream>) {
+    let mut said = String::new();
+    stream.read_to_string(&mut said).await.unwrap();
+    let replies: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [alone, Value::Array(batch)] = &replies[..] else { panic!("{said}") };
+    let [answered, given_up] = &batch[..] else { panic!("{said}") };
+    assert!(answered["result"]["pid"].is_u64(), "{said}");
+    for (reply, id) in [(alone, "alone"), (given_up, "in a batch")] {
+        let told = (&reply["id"], &reply["error"]["code"], &reply["error"]["data"]["kind"]);
+        assert_eq!(told, (&json!(id), &json!(-32005), &json!("outcome_unknown")), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn calls_that_a_stop_does_not_wait_for_are_told_so() {
+    let mut alone = Alone::start_as(task_rpc().args(["--limit", "drain=100ms"]));
+    let (stream, _open) = asks_for_what_does_not_come(&alone.socket).await;
+    alone.process.signal(Signal::TERM);
+    hears_that_they_are_given_up(stream).await;
+    assert!(alone.process.end_well().contains("gave up draining after 0.1 s"));
+
+    let mut host = Host::start();
+    let (stream, _open) = asks_for_what_does_not_come(&host.socket).await;
+    host.process.signal(Signal::TERM);
+    let end = host.end.as_ref().unwrap();
+    assert!(readable(end) && matches!(receive_answer(end.as_fd()), Ok(Answer::Draining)));
+    host.process.signal(Signal::INT);
+    hears_that_they_are_given_up(stream).await;
+    assert_eq!(host.process.end().0.signal(), Some(Signal::INT.as_raw()));
+    // Its host counts them.
+    assert_eq!(host.board.read().unwrap().calls.len(), 4);
 }
 
 #[test]
@@ -381,7 +464,7 @@ fn both_dialects_answer_the_same_bit_for_bit() {
                 None => json!({ "result": reply["result"] }),
             };
             // As text: equal floats of JSON values may differ in their sign. Each names the way round in its own words.
-            let expected = expected.to_string().replace("--missing skip", r#"\"missing\":\"skip\""#);
+            let expected = expected.to_string().replace("missing=skip", r#"\"missing\":\"skip\""#);
             prop_assert_eq!(told.to_string(), expected);
         }
         read_log(alone, lines);

@@ -7,17 +7,16 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io::Write;
 
-use serde::de::{IgnoredAny, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserializer;
+use serde::de::{DeserializeOwned, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Format, Missing, Query, StatsRequest, StatsResponse, WireQuery, WireSource};
+use super::{Query, StatsRequest, StatsResponse, WireQuery, WireSource};
 use crate::fault::{Fault, FaultKind};
-use crate::limits::FAILURE_SHOWN;
 use crate::number::{Token, TokenError, parse_token};
 use crate::numbers::Numbers;
 use crate::text::shown;
-use crate::wire::json::{JsonError, Methods, Params};
+use crate::wire::json::{JsonError, Methods, Params, members};
 
 /// The methods of [`Stats`](super::Stats): `mean`, `Stats.mean` and `Stats.Mean`, and so on.
 pub const METHODS: Methods<StatsRequest, StatsResponse> = Methods { request, reply };
@@ -54,98 +53,72 @@ fn reply(reply: StatsResponse, out: &mut dyn Write) -> Result<(), JsonError> {
 }
 
 impl From<Fault> for JsonError {
-    /// The way round it that a fault names is that of `task`.
+    /// The way round it is named as it is written here.
     fn from(mut fault: Fault) -> Self {
         if fault.kind == FaultKind::MissingValue {
-            fault.message = fault.message.replace("--missing skip", "\"missing\":\"skip\"");
+            fault.message = fault.message.replace("missing=skip", "\"missing\":\"skip\"");
         }
         JsonError::from(&fault)
     }
 }
 
-/// A [`Query`], flat, whose numbers are not read yet.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct JsonQuery<'a> {
-    #[serde(borrow, default)]
-    numbers: Option<&'a RawValue>,
-    #[serde(default)]
-    attached: Option<u32>,
-    #[serde(default)]
-    format: Option<Format>,
-    #[serde(borrow, default)]
-    inputs: Option<Vec<JsonSource<'a>>>,
-    #[serde(default)]
-    missing: Missing,
-    #[serde(default)]
-    deadline_ms: Option<IgnoredAny>,
-    #[serde(default)]
-    trace_id: Option<IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct JsonSource<'a> {
-    #[serde(borrow, default)]
-    numbers: Option<&'a RawValue>,
-    #[serde(default)]
-    attached: Option<u32>,
-    #[serde(default)]
-    format: Option<Format>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Release {
-    attached: u32,
-    #[serde(default)]
-    deadline_ms: Option<IgnoredAny>,
-    #[serde(default)]
-    trace_id: Option<IgnoredAny>,
-}
+const SOURCE: [&str; 3] = ["numbers", "attached", "format"];
+/// What is told of parameters that will do.
+const QUERY: &str = r#"{"numbers":[1,2,3]} or {"attached":0,"format":"text"}"#;
 
 fn query(params: Params<'_>) -> Result<Query, JsonError> {
-    let JsonQuery { numbers, attached, format, inputs, missing, deadline_ms, trace_id } = read(params)?;
-    in_its_place(params, deadline_ms.or(trace_id))?;
-    let source = |(index, JsonSource { numbers, attached, format }): (u32, JsonSource<'_>)| {
-        let numbers = numbers.map(|list| self::numbers(list, index)).transpose()?;
-        Ok::<_, JsonError>(WireSource { numbers, attached, format })
-    };
-    let WireSource { numbers, attached, format } = source((0, JsonSource { numbers, attached, format }))?;
-    let inputs = inputs.map(|inputs| (0..).zip(inputs).map(source).collect()).transpose()?;
+    let names = [SOURCE[0], SOURCE[1], SOURCE[2], "inputs", "missing"];
+    let [numbers, attached, format, inputs, missing] = params.members(names, QUERY)?;
+    let wrong = "\"missing\" must be \"error\" or \"skip\"";
+    let missing = missing.map(|word| self::word(word, wrong)).transpose()?.unwrap_or_default();
+    let WireSource { numbers, attached, format } = source(0, [numbers, attached, format])?;
+    let inputs = inputs.map(self::inputs).transpose()?;
     let query = WireQuery { numbers, attached, format, inputs, missing };
-    query.try_into().map_err(JsonError::invalid_params)
+    query.try_into().map_err(|reason| JsonError::invalid_params(format!("{reason}, as {QUERY}")))
 }
 
-fn released(params: Params<'_>) -> Result<u32, JsonError> {
-    let Release { attached, deadline_ms, trace_id } = read(params)?;
-    in_its_place(params, deadline_ms.or(trace_id))?;
-    Ok(attached)
+fn inputs(list: &RawValue) -> Result<Vec<WireSource>, JsonError> {
+    let list: Vec<&RawValue> = serde_json::from_str(list.get()).map_err(|_| {
+        JsonError::invalid_params("\"inputs\" must be a list, as [{\"numbers\":[1,2]},{\"attached\":0}]")
+    })?;
+    (0..)
+        .zip(list)
+        .map(|(index, part)| source(index, members(Some(part), SOURCE, &[], "each of \"inputs\"", QUERY)?))
+        .collect()
 }
 
-fn read<'a, T: Deserialize<'a>>(params: Params<'a>) -> Result<T, JsonError> {
-    let json = params.json.ok_or_else(|| JsonError::invalid_params("\"params\" are missing"))?;
-    serde_json::from_str(json.get()).map_err(|error| {
-        // It repeats what it does not know, however long that is.
-        let mut reason = error.to_string();
-        reason.truncate(reason.floor_char_boundary(FAILURE_SHOWN));
-        JsonError::invalid_params(reason)
+fn source(index: u32, [numbers, attached, format]: [Option<&RawValue>; 3]) -> Result<WireSource, JsonError> {
+    let wrong = "\"format\" must be \"text\", \"f64\" or \"i64\"";
+    Ok(WireSource {
+        numbers: numbers.map(|list| self::numbers(list, index)).transpose()?,
+        attached: attached.map(attachment).transpose()?,
+        format: format.map(|word| self::word(word, wrong)).transpose()?,
     })
 }
 
-/// What would be overlooked is refused.
-fn in_its_place(params: Params<'_>, given: Option<IgnoredAny>) -> Result<(), JsonError> {
-    match given {
-        Some(IgnoredAny) if !params.positional => {
-            Err(JsonError::invalid_params("\"deadline_ms\" and \"trace_id\" stand beside \"params\""))
-        }
-        _ => Ok(()),
-    }
+/// One of some words.
+fn word<T: DeserializeOwned>(written: &RawValue, wrong: &str) -> Result<T, JsonError> {
+    let word = written.get().starts_with('"').then(|| serde_json::from_str(written.get()).ok());
+    word.flatten().ok_or_else(|| JsonError::invalid_params(wrong))
+}
+
+fn attachment(number: &RawValue) -> Result<u32, JsonError> {
+    let wrong =
+        |_| JsonError::invalid_params("\"attached\" must be the number of an attachment, the first is 0");
+    number.get().parse().map_err(wrong)
+}
+
+fn released(params: Params<'_>) -> Result<u32, JsonError> {
+    let example = r#"{"attached":0}"#;
+    let [attached] = params.members(["attached"], example)?;
+    let missing =
+        || JsonError::invalid_params(format!("\"attached\" is missing in \"params\", as in {example}"));
+    attachment(attached.ok_or_else(missing)?)
 }
 
 fn numbers(list: &RawValue, source: u32) -> Result<Numbers, JsonError> {
     let read = serde_json::Deserializer::from_str(list.get()).deserialize_seq(List);
-    let read = read.map_err(|error| JsonError::invalid_params(format!("\"numbers\": {error}")))?;
+    let read = read.map_err(|_| JsonError::invalid_params("\"numbers\" must be a list, as [1,2,3]"))?;
     read.map_err(|fault| fault.in_source(source).into())
 }
 
@@ -268,14 +241,14 @@ mod tests {
     #[test]
     fn the_way_round_a_missing_value_is_named_as_json_has_it() {
         let named = |kind| {
-            let fault = Fault::new(kind, "a value is missing here; --missing skip leaves such values out");
+            let fault = Fault::new(kind, "a value is missing here; missing=skip leaves such values out");
             let error = serde_json::to_value(JsonError::from(fault)).unwrap();
             assert_eq!(error["message"], error["data"]["message"]);
             error["message"].as_str().unwrap().to_owned()
         };
         let said = r#"a value is missing here; "missing":"skip" leaves such values out"#;
         assert_eq!(named(FaultKind::MissingValue), said);
-        assert!(named(FaultKind::NotANumber).contains("--missing skip"), "it may be the token");
+        assert!(named(FaultKind::NotANumber).contains("missing=skip"), "it may be the token");
     }
 
     #[test]
@@ -307,7 +280,83 @@ mod tests {
         for params in [format!(r#"{{"{long}":1}}"#), format!(r#"{{"numbers":[1],"missing":"{long}"}}"#)] {
             let refused = of("mean", &params, false).unwrap_err();
             assert_eq!(refused["code"], -32602);
-            assert!(refused.to_string().len() < 4 * FAILURE_SHOWN, "{refused}");
+            assert!(refused.to_string().len() < 1024, "{refused}");
+        }
+    }
+
+    #[test]
+    fn lists_in_the_place_of_objects_are_refused_and_what_is_to_be_sent_is_shown() {
+        let object =
+            r#""params" must be an object, as {"numbers":[1,2,3]} or {"attached":0,"format":"text"}"#;
+        let one_of = "name the input by exactly one of numbers, attached (with format) and inputs, as ";
+        let number = r#""attached" must be the number of an attachment, the first is 0"#;
+        for (method, params, positional, said) in [
+            ("mean", "", false, object),
+            ("mean", "[1,2,3]", false, object),
+            ("mean", "[1,2]", true, object),
+            ("mean", "[[1,2],null,null,null]", false, object),
+            ("mean", "\"x\"", true, object),
+            ("mean", "7", false, object),
+            ("mean", "{}", false, one_of),
+            ("mean", r#"{"numbers":[1],"attached":0}"#, false, one_of),
+            (
+                "mean",
+                r#"{"number":[1]}"#,
+                false,
+                r#""params" has no member "number", but "numbers", "attached""#,
+            ),
+            ("mean", r#"{"numbers":[1],"numbers":[2]}"#, false, r#""params" has "numbers" twice"#),
+            ("mean", r#"{"numbers":"1"}"#, false, r#""numbers" must be a list, as [1,2,3]"#),
+            ("mean", r#"{"numbers":{"0":1}}"#, false, r#""numbers" must be a list, as [1,2,3]"#),
+            ("mean", r#"{"attached":"0"}"#, false, number),
+            ("mean", r#"{"attached":-1}"#, false, number),
+            ("mean", r#"{"attached":0.0}"#, false, number),
+            ("mean", r#"{"attached":0,"format":"csv"}"#, false, r#""format" must be "text", "f64" or "i64""#),
+            (
+                "mean",
+                r#"{"attached":0,"format":{"f64":null}}"#,
+                false,
+                r#""format" must be "text", "f64" or "i64""#,
+            ),
+            ("mean", r#"{"numbers":[1],"missing":"maybe"}"#, false, r#""missing" must be "error" or "skip""#),
+            (
+                "mean",
+                r#"{"numbers":[1],"missing":["skip"]}"#,
+                false,
+                r#""missing" must be "error" or "skip""#,
+            ),
+            (
+                "mean",
+                r#"{"inputs":{"numbers":[1]}}"#,
+                false,
+                r#""inputs" must be a list, as [{"numbers":[1,2]},"#,
+            ),
+            (
+                "mean",
+                r#"{"inputs":[[[1,2],null,null]]}"#,
+                false,
+                r#"each of "inputs" must be an object, as {"#,
+            ),
+            (
+                "mean",
+                r#"{"inputs":[{"numbers":[1],"missing":"skip"}]}"#,
+                false,
+                r#"each of "inputs" has no member "#,
+            ),
+            (
+                "mean",
+                r#"{"numbers":[1],"deadline_ms":5}"#,
+                false,
+                r#""deadline_ms" must stand beside "params""#,
+            ),
+            ("release", "[3]", false, r#""params" must be an object, as {"attached":0}"#),
+            ("release", "3", true, r#""params" must be an object, as {"attached":0}"#),
+            ("release", "{}", false, r#""attached" is missing in "params", as in {"attached":0}"#),
+            ("release", r#"{"attached":true}"#, false, number),
+        ] {
+            let refused = of(method, params, positional).unwrap_err();
+            let told = refused["message"].as_str().unwrap();
+            assert!(refused["code"] == -32602 && told.starts_with(said), "{params}: {refused}");
         }
     }
 

@@ -17,7 +17,7 @@ use super::codec::{Arrival, Body, Long, ServerCodec, encode};
 use super::decoder::{Decoder, Decoding};
 use super::gate::Permit;
 use super::message::{self, GREETING_ID, Greeting, NOTICE_ID, WireError};
-use super::server::{Admitted, Dialect, Held, Incoming, Server};
+use super::server::{Admitted, Dialect, Held, Incoming, Refused, Server};
 use super::stream::FdStream;
 use crate::limits::Limits;
 
@@ -107,8 +107,8 @@ impl<Req: DeserializeOwned + Send + 'static, Resp: Serialize> Dialect for Frames
     }
 
     /// It has errors of its own only where a request cannot be decoded, which [`Gated`](super::Gated) tells.
-    fn refused(&self) -> u64 {
-        0
+    fn refused(&self) -> Refused {
+        Refused::default()
     }
 
     fn poll_expired(&mut self, _: &mut Context<'_>) -> Poll<u64> {
@@ -142,6 +142,11 @@ impl<Req: DeserializeOwned + Send + 'static, Resp: Serialize> Dialect for Frames
 
     fn notice(&self, reason: &io::Error) -> Vec<u8> {
         notice(reason, self.limit)
+    }
+
+    /// A host knows what its workers have begun, and tells clients that ask.
+    fn last_words(&self) -> Vec<u8> {
+        Vec::new()
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -34,5 +34,5 @@ pub use gate::{Gated, Permit, execute, serve_gated};
 pub use hangup::Hangup;
 pub use json::{Lines, json_server};
 pub use message::{Greeting, clamped};
-pub use server::{Dialect, Server, refusal};
+pub use server::{Dialect, Refused, Server, refusal};
 pub use stream::{FdStream, Outgoing};

@@ -48,8 +48,8 @@ pub trait Dialect: Unpin {
     /// Whether replies are outstanding that only [`poll_expired`](Dialect::poll_expired) might give.
     fn owes(&self) -> bool;
 
-    /// Requests so far that were answered though the service has heard nothing of them, or whose replies were withheld.
-    fn refused(&self) -> u64;
+    /// Those so far.
+    fn refused(&self) -> Refused;
 
     /// Ready when more may be said in reply to what is read. An error of the socket is found by whoever writes next.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()>;
@@ -66,6 +66,10 @@ pub trait Dialect: Unpin {
     /// What tells a client why its connection is about to be closed; nothing where it could be taken for a reply.
     fn notice(&self, reason: &io::Error) -> Vec<u8>;
 
+    /// What is yet to be written, and what tells that calls which are not answered will not be; about as much as a socket
+    /// takes. Nothing where clients have other ways to learn what became of them.
+    fn last_words(&self) -> Vec<u8>;
+
     /// As [`Sink::poll_ready`].
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
@@ -74,6 +78,15 @@ pub trait Dialect: Unpin {
 
     /// As [`Sink::poll_flush`].
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+/// Requests whose answers are none of the service's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Refused {
+    /// The service has heard nothing of them.
+    pub unheard: u64,
+    /// Their replies were too large.
+    pub withheld: u64,
 }
 
 /// A request with its permit.
@@ -157,14 +170,19 @@ impl<D: Dialect> Server<D> {
         matches!(self.state, State::Reading) && self.held.is_empty() && self.dialect.is_quiet()
     }
 
-    /// Requests so far whose answers are none of the service's.
-    pub fn refused(&self) -> u64 {
+    /// Those so far.
+    pub fn refused(&self) -> Refused {
         self.dialect.refused()
     }
 
     /// Reads no more than what was sent before: the client's next write fails, so it knows that it was never executed.
     pub fn drain(&self) {
         self.dialect.stream().stop_reading();
+    }
+
+    /// Tells that calls which are not answered will not be, as far as the socket has room for it. To be polled no more.
+    pub fn give_up(&self) {
+        let _ = send(self.as_fd(), &self.dialect.last_words(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     }
 
     /// To be called when there are no more requests and all are answered. If that is not the client's own wish, tells

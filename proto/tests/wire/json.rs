@@ -210,6 +210,13 @@ fn what_is_no_request_is_told_why_and_the_connection_goes_on() {
             let shown = &line[..line.len().min(80)];
             assert_eq!((code(&reply), &reply["id"]), (told, &Value::Null), "{shown} {reply}");
         }
+        // A list of what an object has, in its order, is none.
+        json.send("[[\"2.0\",1,\"grow\",{\"bytes\":1},null,null]]\n").await;
+        let replies = json.value().await;
+        assert_eq!(
+            replies.as_array().unwrap().iter().map(code).collect::<Vec<_>>(),
+            [(-32600, "invalid_request")]
+        );
         soon(json.stream.get_mut().write_all(b"{\"method\":\"\xff\"}\n")).await.unwrap();
         assert_eq!(code(&json.value().await), (-32700, "parse_error"));
         let id = format!("\"{}\"", "x".repeat(127));

@@ -123,7 +123,7 @@ impl Alone {
         Alone::start_as(task_rpc().env("TASK_LOG", "info"))
     }
 
-    fn start_as(command: &mut Command) -> Self {
+    pub(crate) fn start_as(command: &mut Command) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("rpc.sock");
         let mut process = Process::spawn(command.arg("--socket").arg(&socket));

@@ -6,11 +6,11 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::time::Duration;
 
+use serde::Deserializer;
 use serde::de::{IgnoredAny, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
-use serde_json::error::Category;
 use serde_json::value::RawValue;
 
+use super::object::{self, OPTIONS, Object, is_null};
 use super::reply::JsonError;
 use crate::limits::{JSON_ID, NO_DEADLINE};
 use crate::number::{Token, TokenError, parse_token};
@@ -37,9 +37,9 @@ pub(super) struct Caller {
 pub(super) struct Envelope {
     pub(super) caller: Caller,
     pub(super) method: Range<usize>,
-    /// None are as good as null.
+    /// Null are as good as none.
     pub(super) params: Option<Range<usize>>,
-    /// Whether they were the only element of a list, as Go sends them.
+    /// Whether they are the only element of a list, as Go sends them.
     pub(super) positional: bool,
     pub(super) deadline: Option<Duration>,
     pub(super) trace_id: Option<u128>,
@@ -56,49 +56,28 @@ pub(super) struct Unfit {
     pub(super) error: JsonError,
 }
 
-/// The members of a request; null is not the same as none, but for the last three.
-#[derive(Deserialize)]
-struct Members<'a> {
-    #[serde(borrow, default, deserialize_with = "present")]
-    jsonrpc: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    id: Option<&'a RawValue>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    method: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    params: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    deadline_ms: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    trace_id: Option<&'a RawValue>,
-}
-
-/// What Go can say beside the parameters only within them.
-#[derive(Deserialize)]
-struct Options<'a> {
-    #[serde(borrow, default)]
-    deadline_ms: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    trace_id: Option<&'a RawValue>,
-}
-
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
-}
+const EXAMPLE: &str = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
 
 /// Reads one request.
 pub(super) fn read(text: &str) -> Result<Envelope, Box<Unfit>> {
     let unfit = |error| Box::new(Unfit { version: None, id: None, notification: false, error });
-    let members: Members<'_> = serde_json::from_str(text).map_err(|error| {
-        unfit(match error.classify() {
-            Category::Data if text.starts_with('{') => JsonError::invalid_request(error.to_string()),
-            Category::Data => JsonError::invalid_request("a request is to be an object"),
-            _ => not_json(&error),
-        })
-    })?;
-    let id = members.id.map(id).transpose();
-    let version = match members.jsonrpc.map(RawValue::get) {
-        None if members.method.is_some() => Some(Version::One),
+    if !text.starts_with('{') {
+        let json = serde_json::from_str::<IgnoredAny>(text);
+        let no_object = |_| JsonError::invalid_request(format!("a request must be an object, as {EXAMPLE}"));
+        return Err(unfit(json.map_or_else(|error| not_json(&error), no_object)));
+    }
+    let names = ["jsonrpc", "id", "method", "params", "deadline_ms", "trace_id"];
+    let Object { members, twice, .. } =
+        object::read(text, names, &[]).map_err(|error| unfit(not_json(&error)))?;
+    if let Some(name) = twice {
+        return Err(unfit(JsonError::invalid_request(format!("a request has {name:?} twice"))));
+    }
+    let [jsonrpc, id, method, params, deadline_ms, trace_id] = members;
+    let [params, deadline_ms, trace_id] =
+        [params, deadline_ms, trace_id].map(|member| member.filter(|json| !is_null(json)));
+    let id = id.map(self::id).transpose();
+    let version = match jsonrpc.map(RawValue::get) {
+        None if method.is_some() => Some(Version::One),
         Some("\"2.0\"") => Some(Version::Two),
         _ => None,
     };
@@ -107,62 +86,64 @@ pub(super) fn read(text: &str) -> Result<Envelope, Box<Unfit>> {
     };
     let id = id.map_err(|error| refused(&None, error))?;
     let Some(version) = version else {
-        let message = "\"jsonrpc\" is \"2.0\", or is left out beside a \"method\" of JSON-RPC 1.0";
+        let message = format!("\"jsonrpc\" must be \"2.0\" (or left out, in JSON-RPC 1.0), as in {EXAMPLE}");
         return Err(refused(&id, JsonError::invalid_request(message)));
     };
-    let Some(method) = members.method.filter(|method| method.get().starts_with('"')) else {
-        return Err(refused(&id, JsonError::invalid_request("\"method\" is to be a string")));
+    let Some(method) = method.filter(|method| method.get().starts_with('"')) else {
+        return Err(refused(
+            &id,
+            JsonError::invalid_request(format!("\"method\" must be a string, as in {EXAMPLE}")),
+        ));
     };
     // Version 1 has notifications, too: their id is null.
     let id = id.filter(|id| version == Version::Two || &**id != "null");
     let notification = id.is_none();
     let wrong = |error| Box::new(Unfit { version: Some(version), id: id.clone(), notification, error });
 
-    let (params, inner) = parameters(members.params).map_err(wrong)?;
-    let deadline_ms = members.deadline_ms.or(inner.deadline_ms);
-    let deadline = deadline_ms.map(|raw| deadline(raw.get())).transpose().map_err(wrong)?;
-    let trace_id = members.trace_id.or(inner.trace_id);
-    let trace_id = trace_id.map(|raw| trace(raw.get())).transpose().map_err(wrong)?;
+    let only = params.and_then(only);
+    let [inner_deadline, inner_trace] = only.map_or(Ok([None; 2]), options).map_err(wrong)?;
+    let deadline =
+        deadline_ms.or(inner_deadline).map(|raw| deadline(raw.get())).transpose().map_err(wrong)?;
+    let trace_id = trace_id.or(inner_trace).map(|raw| trace(raw.get())).transpose().map_err(wrong)?;
     let place = |raw: &RawValue| {
         let start = raw.get().as_ptr().addr() - text.as_ptr().addr();
         start..start + raw.get().len()
     };
     Ok(Envelope {
         method: place(method),
-        positional: params.map(RawValue::get) != members.params.map(RawValue::get),
-        params: params.map(place),
+        positional: only.is_some(),
+        params: only.or(params).map(place),
         deadline,
         trace_id,
         caller: Caller { id, version },
     })
 }
 
-/// The parameters, out of the list of one that they may be in, and what else stands in there.
-fn parameters(params: Option<&RawValue>) -> Result<(Option<&RawValue>, Options<'_>), JsonError> {
-    let none = Options { deadline_ms: None, trace_id: None };
-    let Some(params) = params else { return Ok((None, none)) };
-    match params.get().as_bytes().first() {
-        Some(b'{') => Ok((Some(params), none)),
-        Some(b'[') => {
-            let Ok([only]) = serde_json::from_str::<[&RawValue; 1]>(params.get()) else {
-                return Ok((Some(params), none));
-            };
-            let options = if only.get().starts_with('{') {
-                let told = serde_json::from_str(only.get());
-                told.map_err(|error| JsonError::invalid_params(error.to_string()))?
-            } else {
-                none
-            };
-            Ok((Some(only), options))
+/// The only element of a list.
+fn only(params: &RawValue) -> Option<&RawValue> {
+    let only = params.get().starts_with('[').then(|| serde_json::from_str::<[&RawValue; 1]>(params.get()));
+    only?.ok().map(|[only]| only)
+}
+
+/// What stands in an object that is the only element of the parameters, and is no affair of the method.
+fn options(only: &RawValue) -> Result<[Option<&RawValue>; 2], JsonError> {
+    if !only.get().starts_with('{') {
+        return Ok([None; 2]);
+    }
+    match object::read(only.get(), OPTIONS, &[]) {
+        Ok(Object { twice: Some(name), .. }) => {
+            Err(JsonError::invalid_params(format!("\"params\" has {name:?} twice")))
         }
-        _ => Err(JsonError::invalid_params("\"params\" is to be an object, or a list of one")),
+        Ok(Object { members, .. }) => Ok(members.map(|member| member.filter(|json| !is_null(json)))),
+        // It has been read with the request.
+        Err(error) => Err(not_json(&error)),
     }
 }
 
 fn id(raw: &RawValue) -> Result<Box<str>, JsonError> {
     let raw = raw.get();
     if matches!(raw.as_bytes().first(), Some(b'{' | b'[' | b't' | b'f')) {
-        return Err(JsonError::invalid_request("\"id\" is to be a string, a number or null"));
+        return Err(JsonError::invalid_request("\"id\" must be a string, a number or null"));
     }
     if raw.len() > JSON_ID {
         return Err(JsonError::invalid_request(format!("\"id\" is over the limit of {JSON_ID} bytes")));
@@ -177,7 +158,7 @@ fn deadline(raw: &str) -> Result<Duration, JsonError> {
         Ok(Token::HugeInt(float)) => float,
         Err(TokenError::OutOfRange) if raw.starts_with('-') => 0.0,
         Err(TokenError::OutOfRange) => f64::INFINITY,
-        _ => return Err(JsonError::invalid_params("\"deadline_ms\" is to be a number")),
+        _ => return Err(JsonError::invalid_params("\"deadline_ms\" must be a number")),
     };
     let seconds = (milliseconds / 1e3).clamp(0.0, NO_DEADLINE.as_secs_f64());
     Ok(Duration::from_secs_f64(seconds))
@@ -188,12 +169,19 @@ fn trace(raw: &str) -> Result<u128, JsonError> {
     let id = (digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
         .then(|| u128::from_str_radix(&digits, 16).ok())
         .flatten();
-    let wrong = || JsonError::invalid_params("\"trace_id\" is to be a string of 32 hexadecimal digits");
+    let wrong =
+        || JsonError::invalid_params("\"trace_id\" must be a string of 32 hexadecimal digits, not all 0");
     id.filter(|id| *id != 0).ok_or_else(wrong)
 }
 
-pub(super) fn not_json(error: &serde_json::Error) -> JsonError {
-    JsonError::parse(format!("not JSON: {error}"))
+/// What the decoder says, with the place in the line: it knows of one line only.
+fn not_json(error: &serde_json::Error) -> JsonError {
+    let said = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    match said.strip_suffix(&place) {
+        Some(said) => JsonError::parse(format!("not JSON: {said} at column {} of the line", error.column())),
+        None => JsonError::parse(format!("not JSON: {said}")),
+    }
 }
 
 /// The members of a batch, at most so many.
@@ -208,9 +196,9 @@ pub(super) fn members(text: &str, limit: usize) -> Result<Vec<&RawValue>, JsonEr
     });
     let members = members.map_err(|error| not_json(&error))?;
     match members.len() {
-        0 => Err(JsonError::invalid_request("an empty batch")),
+        0 => Err(JsonError::invalid_request("a batch must have at least one request")),
         count if count > limit => {
-            Err(JsonError::invalid_request(format!("a batch of more than {limit} requests")))
+            Err(JsonError::invalid_request(format!("a batch must have at most {limit} requests")))
         }
         _ => Ok(members),
     }
@@ -291,6 +279,37 @@ mod tests {
         {
             let text = format!("{{\"method\":\"m\",\"params\":{params}}}");
             assert_eq!(read(&text).unwrap().params.map(|place| &text[place]), kept, "{params}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_request_is_told_what_would_be_one() {
+        let example = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+        assert!(read(example).is_ok());
+        for (text, code, said) in [
+            (r#"["2.0",1,"ping"]"#, -32600, format!("a request must be an object, as {example}")),
+            ("7", -32600, format!("a request must be an object, as {example}")),
+            (
+                "{}",
+                -32600,
+                format!(r#""jsonrpc" must be "2.0" (or left out, in JSON-RPC 1.0), as in {example}"#),
+            ),
+            (r#"{"jsonrpc":"2.0"}"#, -32600, format!(r#""method" must be a string, as in {example}"#)),
+            (r#"{"method":"m","method":"m"}"#, -32600, r#"a request has "method" twice"#.into()),
+            (
+                r#"{"method":"m""#,
+                -32700,
+                "not JSON: EOF while parsing an object at column 13 of the line".into(),
+            ),
+            ("ping", -32700, "not JSON: expected value at column 1 of the line".into()),
+            (
+                r#"{"method":"m","params":[{"trace_id":"","trace_id":""}]}"#,
+                -32602,
+                r#""params" has "trace_id" twice"#.into(),
+            ),
+        ] {
+            let error = serde_json::to_value(read(text).unwrap_err().error).unwrap();
+            assert_eq!((&error["code"], error["message"].as_str()), (&code.into(), Some(&*said)), "{text}");
         }
     }
 

@@ -8,6 +8,7 @@
 mod batch;
 mod envelope;
 mod methods;
+mod object;
 mod reply;
 
 use std::borrow::Cow;
@@ -21,6 +22,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
+use serde_json::value::RawValue;
 use tarpc::trace::{self, SamplingDecision};
 use tarpc::{Response, context};
 use tokio::io::AsyncWrite;
@@ -31,11 +33,12 @@ use tokio_util::time::delay_queue::Key;
 use self::batch::Batches;
 use self::envelope::{Caller, Envelope, Unfit, Version};
 pub use self::methods::{Methods, Params};
+pub use self::object::members;
 pub use self::reply::JsonError;
 use self::reply::TooLarge;
 use super::decoder::{Decoder, Decoding};
 use super::gate::{Gated, Permit};
-use super::server::{Admitted, Dialect, Held, Incoming, Server};
+use super::server::{Admitted, Dialect, Held, Incoming, Refused, Server};
 use super::stream::FdStream;
 use crate::crash::TraceId;
 use crate::limits::{JSON_ERROR, JSON_REPLIES, LONG_MESSAGE, Limits, NO_DEADLINE};
@@ -72,7 +75,7 @@ pub fn json_server<Req: Send + 'static, Resp: 'static>(
         .len(),
         deadlines: DelayQueue::new(),
         out: BytesMut::new(),
-        refused: 0,
+        refused: Refused::default(),
     };
     Server::new(lines, permits, limits)
 }
@@ -105,8 +108,7 @@ pub struct Lines<Req, Resp> {
     unsaid: usize,
     deadlines: DelayQueue<u64>,
     out: BytesMut,
-    /// Requests that had an answer which is none of the service's.
-    refused: u64,
+    refused: Refused,
 }
 
 /// The line that says why a connection is closed.
@@ -115,6 +117,12 @@ pub(super) fn notice(reason: &io::Error) -> Vec<u8> {
     let mut notice = reply::error(&nobody, &JsonError::closing(reason));
     notice.push(b'\n');
     notice
+}
+
+fn note(trace_id: TraceId, error: &JsonError) {
+    let reason = error.message();
+    let trace_id = (trace_id.0 != 0).then(|| tracing::field::display(trace_id));
+    tracing::debug!(log.target = "worker", reason, trace_id, "refused a request");
 }
 
 /// A request that is not answered.
@@ -183,10 +191,15 @@ impl Written {
     fn decode<Req, Resp>(&self, methods: &Methods<Req, Resp>) -> Result<Req, JsonError> {
         let Written { text, method, params, positional } = self;
         let method: Cow<'_, str> = serde_json::from_str(&text[method.clone()])
-            .map_err(|error| JsonError::invalid_request(format!("\"method\": {error}")))?;
+            .map_err(|_| JsonError::invalid_request("\"method\" must be text"))?;
         let json = params.clone().map(|place| serde_json::from_str(&text[place])).transpose();
-        let json = json.map_err(|error| JsonError::invalid_params(error.to_string()))?;
-        (methods.request)(&method, Params { json, positional: *positional })
+        let json: Option<&RawValue> = json.map_err(|error| JsonError::invalid_params(error.to_string()))?;
+        let message = (methods.request)(&method, Params { json, positional: *positional })?;
+        // Where a method looks at none of them, too.
+        if !positional && json.is_some_and(|json| !json.get().starts_with(['{', '['])) {
+            return Err(JsonError::invalid_params("\"params\" must be an object, or a list of one"));
+        }
+        Ok(message)
     }
 
     fn fingerprint(&self) -> Fingerprint {
@@ -388,13 +401,15 @@ impl<Req: Send + 'static, Resp: 'static> Lines<Req, Resp> {
             self.out.extend_from_slice(&line);
         }
         if !fits {
-            self.note(call.trace_id, &JsonError::too_large(self.line));
+            self.refused.withheld += 1;
+            note(call.trace_id, &JsonError::too_large(self.line));
         }
     }
 
     fn too_large(&mut self, call: &Call) -> Vec<u8> {
         let error = JsonError::too_large(self.line);
-        self.note(call.trace_id, &error);
+        self.refused.withheld += 1;
+        note(call.trace_id, &error);
         reply::error(&call.caller, &error)
     }
 
@@ -405,15 +420,9 @@ impl<Req: Send + 'static, Resp: 'static> Lines<Req, Resp> {
     /// Answers a request that the service does not hear of.
     fn refuse(&mut self, number: u64, error: &JsonError) {
         let trace_id = self.calls.get(&number).map_or(TraceId(0), |call| call.trace_id);
-        self.note(trace_id, error);
+        self.refused.unheard += 1;
+        note(trace_id, error);
         self.answer_error(number, error);
-    }
-
-    fn note(&mut self, trace_id: TraceId, error: &JsonError) {
-        self.refused += 1;
-        let reason = error.message();
-        let trace_id = (trace_id.0 != 0).then(|| tracing::field::display(trace_id));
-        tracing::debug!(log.target = "worker", reason, trace_id, "refused a request");
     }
 
     /// That of a client that gives none: the same for the same request, so that one that workers die of is known again.
@@ -464,7 +473,7 @@ impl<Req: Send + 'static, Resp: 'static> Dialect for Lines<Req, Resp> {
         !self.calls.is_empty()
     }
 
-    fn refused(&self) -> u64 {
+    fn refused(&self) -> Refused {
         self.refused
     }
 
@@ -556,6 +565,31 @@ impl<Req: Send + 'static, Resp: 'static> Dialect for Lines<Req, Resp> {
             return Vec::new();
         }
         notice(reason)
+    }
+
+    fn last_words(&self) -> Vec<u8> {
+        let mut said = self.out.to_vec();
+        let mut batches: HashMap<u64, Vec<u8>> = HashMap::new();
+        for call in self.calls.values() {
+            if said.len() > self.line {
+                break;
+            }
+            let error = call.is_answered().then(|| reply::error(&call.caller, &JsonError::outcome_unknown()));
+            match call.batch {
+                None => said.extend(error.into_iter().flat_map(|error| [error, b"\n".to_vec()].concat())),
+                Some(number) => {
+                    let line = batches.entry(number).or_insert_with(|| self.batches.replies(number).to_vec());
+                    if let Some(error) = error {
+                        line.push(if line.is_empty() { b'[' } else { b',' });
+                        line.extend(error);
+                    }
+                }
+            }
+        }
+        for line in batches.into_values().filter(|line| !line.is_empty()) {
+            said.extend([&line[..], b"]\n"].concat());
+        }
+        said
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
