@@ -33,7 +33,7 @@ pub(crate) struct Attack {
     run: fn(&Path),
 }
 
-pub(crate) const ATTACKS: [Attack; 11] = [
+pub(crate) const ATTACKS: [Attack; 12] = [
     Attack { name: "length bombs", processes: 1, run: length_bombs },
     Attack { name: "half frames", processes: 2, run: half_frames },
     Attack { name: "one byte at a time", processes: 1, run: |socket| drip(socket, GREEDY) },
@@ -44,7 +44,12 @@ pub(crate) const ATTACKS: [Attack; 11] = [
     Attack { name: "descriptors of every kind", processes: 1, run: strange_descriptors },
     Attack { name: "connecting without end", processes: 1, run: connect_storm },
     Attack { name: "garbage as first byte", processes: 1, run: no_protocol },
-    Attack { name: "requests of a megabyte", processes: 2, run: long_requests },
+    Attack { name: "requests of a megabyte", processes: 2, run: |socket| requests(socket, 1_000_000) },
+    Attack {
+        name: "the longest that are decoded in turn",
+        processes: 2,
+        run: |socket| requests(socket, 4000),
+    },
 ];
 
 /// The processes of an attack; they end when this is dropped.
@@ -214,9 +219,9 @@ fn never_read(socket: &Path) {
     }
 }
 
-/// Requests as long as they may be, one after another on each connection; their answers are read.
-fn long_requests(socket: &Path) {
-    let numbers = "1,".repeat(500_000);
+/// Requests of some so many bytes, one after another on each connection; their answers are read.
+fn requests(socket: &Path, bytes: usize) {
+    let numbers = "1,".repeat(bytes / 2);
     let line = format!(
         "{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"mean\",\"params\":{{\"numbers\":[{numbers}1]}}}}\n"
     );
