@@ -21,8 +21,7 @@ const LAST: &str =
     "\n{\"jsonrpc\":\"2.0\",\"id\":\"last\",\"method\":\"median\",\"params\":{\"numbers\":[1,3,2,2]}}\n";
 const LAST_ANSWER: &str = "{\"jsonrpc\":\"2.0\",\"id\":\"last\",\"result\":{\"value\":2.0,\"low\":2,\"high\":2,\
                            \"count\":4,\"missing\":0,\"warnings\":[]}}";
-const CODES: [i64; 11] =
-    [-32700, -32600, -32601, -32602, -32603, -32000, -32001, -32002, -32003, -32004, -32005];
+const CODES: [i64; 10] = [-32700, -32600, -32601, -32602, -32603, -32000, -32001, -32002, -32003, -32004];
 
 /// The ids of the replies that come in one line, sorted; those of a batch are told from a single one.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -12,9 +12,6 @@ pub use self::named::{Amount, Limit};
 pub const START: Duration = Duration::from_secs(10);
 /// From SIGTERM to SIGKILL: long enough for the calls that were sent before it.
 pub const DRAIN: Duration = Duration::from_secs(10);
-/// After [`DRAIN`], for a worker to tell its clients that their calls will not be answered: it writes what their sockets
-/// take at once, and ends.
-pub const LAST_WORDS: Duration = Duration::from_millis(250);
 /// From SIGKILL to the exit of a process: it cannot refuse, so only a kernel in trouble takes longer.
 pub const KILL: Duration = Duration::from_secs(5);
 /// Between two looks at a worker that has exited but is held by a debugger: there is no event to wait for.

@@ -13,14 +13,13 @@ use futures::{FutureExt, Stream, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tarpc::server::{BaseChannel, Channel, Config, Serve};
-use task_proto::limits::{Limits, NOTICE};
+use task_proto::limits::Limits;
 use task_proto::scoreboard::Scores;
 use task_proto::wire::json::Methods;
 use task_proto::wire::{self, Attachments, Dialect, FdStream, Greeting, Hangup, Refused, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::blamed::Blamed;
 use crate::call::Observed;
@@ -51,18 +50,9 @@ pub(crate) struct Shared {
     pub(crate) calls: CallLevel,
     pub(crate) blamed: Blamed,
     pub(crate) told: Told,
-    /// Whether a drain is over before its calls are. Connections that drain listen until they have told their clients.
-    pub(crate) given_up: watch::Sender<bool>,
 }
 
 impl Shared {
-    /// Has clients told that what they have asked and is not answered will not be, where they take it at once.
-    pub(crate) async fn give_up(&self) {
-        self.given_up.send_replace(true);
-        // Each does it in its next turn.
-        let _ = timeout(NOTICE, self.given_up.closed()).await;
-    }
-
     /// Counts requests that came to no call, and calls whose replies were withheld.
     fn refused(&self, unheard: u64, withheld: u64) {
         if unheard + withheld > 0 {
@@ -176,11 +166,6 @@ where
     let mut requests = pin!(BaseChannel::new(config, transport).requests());
     let mut handlers = FuturesUnordered::new();
     let mut left = false;
-    let mut given_up = shared.given_up.subscribe();
-    let mut given_up = pin!(async move {
-        // The listener ends with it.
-        let _ = given_up.wait_for(|given_up| *given_up).await;
-    });
     let mut refused = Refused::default();
     // Whether any request has come whole.
     let mut any = false;
@@ -195,11 +180,6 @@ where
             () = &mut leave => {
                 requests.channel().transport().drain();
                 left = true;
-            }
-            () = &mut given_up, if left => {
-                requests.channel().transport().give_up();
-                // The process ends, and what its calls were at is to be seen until then.
-                pending::<()>().await;
             }
             () = patience => return Err("the client does not take its replies".into()),
             // Before the requests, so that replies which are ready together leave in one write.

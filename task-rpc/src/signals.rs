@@ -23,10 +23,10 @@ pub(crate) struct Ends {
 }
 
 impl Ends {
-    /// Under a host: TERM, which is the host's own word for drain, and INT, by which it says that it waits no longer,
-    /// whatever was ignored at the start. A terminal's go to its process group, which is not ours.
+    /// Under a host: TERM, which is the host's own word for drain, whatever was ignored at the start. INT goes to
+    /// the terminal's process group, which is not ours.
     pub(crate) fn of_host() -> io::Result<Self> {
-        Self::register(&[SIGTERM, SIGINT])
+        Self::register(&[SIGTERM])
     }
 
     /// Alone: INT and TERM, but those that were ignored at the start.

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use signal_hook::consts::SIGINT;
 use signal_hook::low_level::emulate_default_handler;
 use tarpc::server::Serve;
 use task_proto::handshake::{Hello, SandboxMode};
@@ -19,7 +18,7 @@ use task_proto::wire::Greeting;
 use task_proto::wire::json::Methods;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
@@ -167,26 +166,13 @@ where
         let sandbox = tracing::field::display(in_force.sandbox);
         tracing::info!(log.target = "worker", socket, sandbox, "serving {name}");
         supervised::ready(start.protocol, shared.limits.memory, in_force)?;
-        let (told, draining) = oneshot::channel();
-        let end = async move {
+        let end = async {
             ends.next().await;
             supervised::draining();
-            let _ = told.send(ends);
         };
-        // Without a limit of its own: the host knows how long it will wait, and says so.
-        let impatience = async {
-            match draining.await {
-                Ok(mut ends) => {
-                    while ends.next().await != SIGINT {}
-                    shared.give_up().await;
-                }
-                Err(_) => pending().await,
-            }
-        };
-        tokio::select! {
-            () = accept::serve(listener, Rc::clone(&shared), make, json, end) => drained(&shared),
-            () = impatience => emulate_default_handler(SIGINT).context("cannot end by the signal")?,
-        }
+        // Without a limit of its own: the host knows how long it will wait, and has SIGKILL.
+        accept::serve(listener, Rc::clone(&shared), make, json, end).await;
+        drained(&shared);
         Ok(())
     })
 }
@@ -237,11 +223,7 @@ where
         };
         let impatience = async {
             match draining.await {
-                Ok(mut ends) => {
-                    let signal = timeout(drain, ends.next()).await.ok();
-                    shared.give_up().await;
-                    signal
-                }
+                Ok(mut ends) => timeout(drain, ends.next()).await.ok(),
                 Err(_) => pending().await,
             }
         };
@@ -283,8 +265,8 @@ fn shared(
     calls: CallLevel,
     blamed: Blamed,
 ) -> Rc<Shared> {
-    let (told, given_up) = (Told::default(), watch::Sender::new(false));
-    Rc::new(Shared { limits: Arc::new(limits), greeting, scores, calls, blamed, told, given_up })
+    let told = Told::default();
+    Rc::new(Shared { limits: Arc::new(limits), greeting, scores, calls, blamed, told })
 }
 
 fn drained(shared: &Shared) {

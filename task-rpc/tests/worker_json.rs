@@ -6,23 +6,22 @@ mod support;
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use proptest::prelude::*;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::{Alone, Host, PATIENCE, client, context, readable, task_rpc};
+use support::{Alone, Host, PATIENCE, client, context};
 use task_proto::crash::{Condemned, Crash, TraceId};
 use task_proto::fault::Fault;
-use task_proto::handshake::{Answer, receive_answer};
+use task_proto::handshake::Answer;
 use task_proto::number::Number;
 use task_proto::stats::{Missing, Query, Source};
 use task_proto::wire::FdStream;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::runtime::Builder;
 
 /// A client that writes lines and reads lines.
@@ -241,58 +240,6 @@ async fn term_answers_what_was_sent_whole_and_a_deadline_is_kept_meanwhile() {
             || said.contains("drained"),
         "{said}"
     );
-}
-
-/// Asks for the mean of a pipe twice, once in a batch with a call that is answered, and for a notification of it.
-async fn asks_for_what_does_not_come(socket: &Path) -> (tokio::io::BufReader<FdStream>, std::io::PipeWriter) {
-    let stream = FdStream::new(tokio::net::UnixStream::connect(socket).await.unwrap(), 0);
-    let (reader, writer) = std::io::pipe().unwrap();
-    stream.outgoing().push(Arc::new(reader.into()));
-    let mut stream = tokio::io::BufReader::new(stream);
-    let waits =
-        |id: &str| json!({ "jsonrpc": "2.0", "id": id, "method": "mean", "params": { "attached": 0 } });
-    let silent = json!({ "jsonrpc": "2.0", "method": "mean", "params": { "attached": 0 } });
-    let batch = json!([two("ping", &json!({})), waits("in a batch"), silent]);
-    let lines = format!("{}\n{batch}\n{silent}\n{}\n", waits("alone"), two("ping", &json!({})));
-    stream.write_all(lines.as_bytes()).await.unwrap();
-    let mut line = String::new();
-    stream.read_line(&mut line).await.unwrap();
-    assert!(line.contains("\"pid\""), "the last is answered: {line}");
-    (stream, writer)
-}
-
-/// What it hears at the end: that nobody knows what became of them.
-async fn hears_that_they_are_given_up(mut stream: tokio::io::BufReader<FdStream>) {
-    let mut said = String::new();
-    stream.read_to_string(&mut said).await.unwrap();
-    let replies: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let [alone, Value::Array(batch)] = &replies[..] else { panic!("{said}") };
-    let [answered, given_up] = &batch[..] else { panic!("{said}") };
-    assert!(answered["result"]["pid"].is_u64(), "{said}");
-    for (reply, id) in [(alone, "alone"), (given_up, "in a batch")] {
-        let told = (&reply["id"], &reply["error"]["code"], &reply["error"]["data"]["kind"]);
-        assert_eq!(told, (&json!(id), &json!(-32005), &json!("outcome_unknown")), "{said}");
-    }
-}
-
-#[tokio::test]
-async fn calls_that_a_stop_does_not_wait_for_are_told_so() {
-    let mut alone = Alone::start_as(task_rpc().args(["--limit", "drain=100ms"]));
-    let (stream, _open) = asks_for_what_does_not_come(&alone.socket).await;
-    alone.process.signal(Signal::TERM);
-    hears_that_they_are_given_up(stream).await;
-    assert!(alone.process.end_well().contains("gave up draining after 0.1 s"));
-
-    let mut host = Host::start();
-    let (stream, _open) = asks_for_what_does_not_come(&host.socket).await;
-    host.process.signal(Signal::TERM);
-    let end = host.end.as_ref().unwrap();
-    assert!(readable(end) && matches!(receive_answer(end.as_fd()), Ok(Answer::Draining)));
-    host.process.signal(Signal::INT);
-    hears_that_they_are_given_up(stream).await;
-    assert_eq!(host.process.end().0.signal(), Some(Signal::INT.as_raw()));
-    // Its host counts them.
-    assert_eq!(host.board.read().unwrap().calls.len(), 4);
 }
 
 #[test]

@@ -144,11 +144,6 @@ impl<Req: DeserializeOwned + Send + 'static, Resp: Serialize> Dialect for Frames
         notice(reason, self.limit)
     }
 
-    /// A host knows what its workers have begun, and tells clients that ask.
-    fn last_words(&self) -> Vec<u8> {
-        Vec::new()
-    }
-
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_ready(cx)
     }

@@ -66,10 +66,6 @@ pub trait Dialect: Unpin {
     /// What tells a client why its connection is about to be closed; nothing where it could be taken for a reply.
     fn notice(&self, reason: &io::Error) -> Vec<u8>;
 
-    /// What is yet to be written, and what tells that calls which are not answered will not be; about as much as a socket
-    /// takes. Nothing where clients have other ways to learn what became of them.
-    fn last_words(&self) -> Vec<u8>;
-
     /// As [`Sink::poll_ready`].
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
@@ -178,11 +174,6 @@ impl<D: Dialect> Server<D> {
     /// Reads no more than what was sent before: the client's next write fails, so it knows that it was never executed.
     pub fn drain(&self) {
         self.dialect.stream().stop_reading();
-    }
-
-    /// Tells that calls which are not answered will not be, as far as the socket has room for it. To be polled no more.
-    pub fn give_up(&self) {
-        let _ = send(self.as_fd(), &self.dialect.last_words(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     }
 
     /// To be called when there are no more requests and all are answered. If that is not the client's own wish, tells

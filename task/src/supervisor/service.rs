@@ -349,7 +349,6 @@ impl Service {
                     }
                     self.signal(generation, Signal::TERM);
                 }
-                Action::Interrupt(generation) => self.signal(generation, Signal::INT),
                 Action::Kill(generation) => self.signal(generation, Signal::KILL),
                 Action::Forget(generation) => {
                     if let Some(worker) = self.remove(generation) {

@@ -21,8 +21,7 @@
 //!
 //! ```text
 //!   Running ── Stop: Unlink, Terminate all ──► Stopping ── the last worker is gone ──► Ended
-//!      │                                          ▲  ├─ TimeUp: Interrupt all, once
-//!      │                                          │  └─ TimeUp again, StopNow: Kill all
+//!      │                                          ▲  └─ TimeUp, StopNow: Kill all
 //!      └── no start is left: Unlink ──────────────┘
 //! ```
 //!
@@ -31,9 +30,7 @@
 
 use std::time::Duration;
 
-use task_proto::limits::{
-    FAILED_STARTS, FAILED_STARTS_WITHIN, KILL, LAST_WORDS, RESTART_BACKOFF, RESTART_BACKOFF_MAX,
-};
+use task_proto::limits::{FAILED_STARTS, FAILED_STARTS_WITHIN, KILL, RESTART_BACKOFF, RESTART_BACKOFF_MAX};
 
 /// How a supervisor treats its workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +38,7 @@ pub(super) struct Policy {
     pub(super) restart: Restart,
     /// From spawn to ready.
     pub(super) start: Duration,
-    /// From SIGTERM to SIGINT, at a stop.
+    /// From SIGTERM to SIGKILL, at a stop.
     pub(super) drain: Duration,
 }
 
@@ -85,20 +82,9 @@ pub(super) enum Mode {
     /// Workers are kept up.
     Running,
     /// They are ended.
-    Stopping { pressed: Pressed, outcome: Outcome },
+    Stopping { killed: bool, outcome: Outcome },
     /// No worker, and none will come.
     Ended,
-}
-
-/// How far a stop has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pressed {
-    /// Workers drain.
-    Asked,
-    /// They have a moment to tell their clients that they wait no longer.
-    Interrupted,
-    /// They are killed.
-    Killed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,8 +156,6 @@ pub(super) enum Action {
     Unlink,
     /// SIGTERM: drain.
     Terminate(u64),
-    /// SIGINT: end, and tell the clients that were not answered.
-    Interrupt(u64),
     /// SIGKILL.
     Kill(u64),
     /// It does not die: do without its exit.
@@ -237,7 +221,7 @@ impl State {
     pub(super) fn next(mut self, event: Event, now: Duration, policy: &Policy) -> (State, Vec<Action>) {
         let actions = match self.mode {
             Mode::Running => self.run(event, now, policy),
-            Mode::Stopping { pressed, outcome } => self.wind_up(event, pressed, outcome),
+            Mode::Stopping { killed, outcome } => self.wind_up(event, killed, outcome),
             Mode::Ended => Vec::new(),
         };
         (self, actions)
@@ -401,8 +385,7 @@ impl State {
     }
 
     fn stop(&mut self, now: bool, outcome: Outcome, policy: &Policy) -> Vec<Action> {
-        let pressed = if now { Pressed::Killed } else { Pressed::Asked };
-        self.mode = Mode::Stopping { pressed, outcome };
+        self.mode = Mode::Stopping { killed: now, outcome };
         let mut actions = vec![Action::Unlink, Action::Disarm(Timer::Backoff)];
         for (generation, role) in &self.workers {
             actions.push(Action::Disarm(Timer::Start(*generation)));
@@ -417,27 +400,20 @@ impl State {
         actions
     }
 
-    fn wind_up(&mut self, event: Event, pressed: Pressed, outcome: Outcome) -> Vec<Action> {
+    fn wind_up(&mut self, event: Event, killed: bool, outcome: Outcome) -> Vec<Action> {
         match event {
             Event::Exited { generation, .. } | Event::SpawnFailed { generation, .. } => {
                 self.workers.retain(|(worker, _)| *worker != generation);
                 self.ended(outcome)
             }
-            Event::TimeUp(Timer::Stop) if pressed == Pressed::Killed => {
+            Event::TimeUp(Timer::Stop) if killed => {
                 let mut actions: Vec<_> =
                     self.workers.drain(..).map(|(generation, _)| Action::Forget(generation)).collect();
                 actions.extend(self.ended(outcome));
                 actions
             }
-            Event::TimeUp(Timer::Stop) if pressed == Pressed::Asked => {
-                self.mode = Mode::Stopping { pressed: Pressed::Interrupted, outcome };
-                let interrupt = |(generation, _): &(u64, Role)| Action::Interrupt(*generation);
-                let mut actions: Vec<_> = self.workers.iter().map(interrupt).collect();
-                actions.push(Action::Arm(Timer::Stop, LAST_WORDS));
-                actions
-            }
-            Event::StopNow | Event::TimeUp(Timer::Stop) if pressed != Pressed::Killed => {
-                self.mode = Mode::Stopping { pressed: Pressed::Killed, outcome };
+            Event::StopNow | Event::TimeUp(Timer::Stop) if !killed => {
+                self.mode = Mode::Stopping { killed: true, outcome };
                 let mut actions: Vec<_> =
                     self.workers.iter().map(|(generation, _)| Action::Kill(*generation)).collect();
                 actions.push(Action::Arm(Timer::Stop, KILL));

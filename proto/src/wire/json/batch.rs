@@ -41,11 +41,6 @@ impl Batches {
         }
     }
 
-    /// The replies so far, without the bracket at their end.
-    pub(super) fn replies(&self, number: u64) -> &[u8] {
-        self.open.get(&number).map_or(&[], |batch| &batch.replies)
-    }
-
     /// Takes the reply of a request for which so many bytes were kept, or that it has none; in place of one for which
     /// there is no room, the error that fits. Returns the line, once it is whole.
     pub(super) fn answer(

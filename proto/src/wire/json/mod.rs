@@ -567,31 +567,6 @@ impl<Req: Send + 'static, Resp: 'static> Dialect for Lines<Req, Resp> {
         notice(reason)
     }
 
-    fn last_words(&self) -> Vec<u8> {
-        let mut said = self.out.to_vec();
-        let mut batches: HashMap<u64, Vec<u8>> = HashMap::new();
-        for call in self.calls.values() {
-            if said.len() > self.line {
-                break;
-            }
-            let error = call.is_answered().then(|| reply::error(&call.caller, &JsonError::outcome_unknown()));
-            match call.batch {
-                None => said.extend(error.into_iter().flat_map(|error| [error, b"\n".to_vec()].concat())),
-                Some(number) => {
-                    let line = batches.entry(number).or_insert_with(|| self.batches.replies(number).to_vec());
-                    if let Some(error) = error {
-                        line.push(if line.is_empty() { b'[' } else { b',' });
-                        line.extend(error);
-                    }
-                }
-            }
-        }
-        for line in batches.into_values().filter(|line| !line.is_empty()) {
-            said.extend([&line[..], b"]\n"].concat());
-        }
-        said
-    }
-
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.out.len() < JSON_REPLIES {
             return Poll::Ready(Ok(()));

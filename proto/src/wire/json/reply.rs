@@ -34,8 +34,6 @@ const CRASHED: i32 = -32002;
 const REPLY_TOO_LARGE: i32 = -32003;
 /// The connection is about to be closed; it answers no request.
 const CLOSING: i32 = -32004;
-/// The service ends without an answer to this call.
-const OUTCOME_UNKNOWN: i32 = -32005;
 
 impl JsonError {
     fn new(code: i32, kind: &str, message: impl Into<String>) -> Self {
@@ -75,11 +73,6 @@ impl JsonError {
     pub(super) fn too_large(limit: usize) -> Self {
         let message = format!("the reply is over the limit of a message, {limit} bytes");
         Self::new(REPLY_TOO_LARGE, "reply_too_large", message)
-    }
-
-    pub(super) fn outcome_unknown() -> Self {
-        let message = "the service ends and waits no longer for this call, which may have been executed";
-        Self::new(OUTCOME_UNKNOWN, "outcome_unknown", message)
     }
 
     pub(super) fn closing(reason: &io::Error) -> Self {

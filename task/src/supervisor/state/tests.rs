@@ -293,19 +293,14 @@ fn a_sick_worker_is_killed_and_what_follows_is_the_policys_business() {
 }
 
 #[test]
-fn the_stop_ladder_is_unlink_then_term_then_int_then_kill() {
+fn the_stop_ladder_is_unlink_then_term_then_kill() {
     let (state, actions) = after(&RUN, &[Event::Ready(1), Event::Stop]);
     let unlink = actions.iter().position(|action| *action == Action::Unlink);
     let term = actions.iter().position(|action| *action == Action::Terminate(1));
     assert!(unlink < term && unlink.is_some(), "{actions:?}");
     has(&actions, &[Action::Arm(Timer::Stop, DRAIN_LIMIT)]);
-    let time_up = Event::TimeUp(Timer::Stop);
-    let (interrupted, actions) = state.clone().next(time_up, Duration::ZERO, &RUN);
-    has(&actions, &[Action::Interrupt(1), Action::Arm(Timer::Stop, LAST_WORDS)]);
-    for (state, last_straw) in
-        [(state, Event::StopNow), (interrupted.clone(), Event::StopNow), (interrupted, time_up)]
-    {
-        let (state, actions) = state.next(last_straw, Duration::ZERO, &RUN);
+    for last_straw in [Event::TimeUp(Timer::Stop), Event::StopNow] {
+        let (state, actions) = state.clone().next(last_straw, Duration::ZERO, &RUN);
         has(&actions, &[Action::Kill(1), Action::Arm(Timer::Stop, KILL)]);
         ends(state.clone().next(died(1), Duration::ZERO, &RUN), Outcome::Stopped);
         ends(state.next(Event::TimeUp(Timer::Stop), Duration::ZERO, &RUN), Outcome::Stopped);
@@ -353,10 +348,7 @@ fn no_sequence_of_events_breaks_an_invariant() {
                     Action::Forget(generation) => alive.retain(|other| *other != generation),
                     Action::Unlink => unlinked = true,
                     Action::End(_) => ends += 1,
-                    Action::Terminate(generation)
-                    | Action::Interrupt(generation)
-                    | Action::Kill(generation)
-                    | Action::Serve(generation) => {
+                    Action::Terminate(generation) | Action::Kill(generation) | Action::Serve(generation) => {
                         assert!(alive.contains(&generation), "seed {seed}: {action:?} of nobody");
                     }
                     Action::NotStarted(generation) => {
