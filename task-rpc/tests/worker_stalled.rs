@@ -25,6 +25,7 @@ use support::{Alone, PATIENCE};
 use task_proto::limits::CLOSING;
 use task_proto::wire::FdStream;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
+use tokio::sync::Mutex;
 
 /// A FUSE file system, in no directory, whose files can be opened and which answers nothing else. With it ends all waiting
 /// for it, and without it after some patience: not even SIGKILL ends a process that waits. Declare it after whoever might.
@@ -212,11 +213,16 @@ async fn until(alone: &Alone, what: impl Fn(usize, usize) -> bool) {
     }
 }
 
+/// Held for all of a test: a worker that another one starts would have copies of its descriptors for a moment, and wait for
+/// this file system while it closes them.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
 /// Nobody else may wait so long: three times that, and a worker would be taken for dead.
 const SLOW: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn a_file_system_that_hangs_keeps_nobody_waiting_but_who_reads_it() {
+    let _alone = ALONE.lock().await;
     let mut alone = Alone::start();
     let Some(stalled) = Stalled::mount() else { return };
     let victim = Victim::of(&alone.socket);
@@ -238,14 +244,14 @@ async fn a_file_system_that_hangs_keeps_nobody_waiting_but_who_reads_it() {
     (0..17).for_each(|_| over.attach(stalled.open()));
     let told = over.refused().await;
     assert!(told.contains("more than 16 attachments") && told.contains("--limit attachments=N"), "{told}");
-    // All at the end of a connection, but those that are being read: they are its threads' affair.
+    // All at the end of a connection; but those that are being read by then are their readers' affair.
     let mut gone = Client::connect(&alone.socket).await;
     (0..16).for_each(|_| gone.attach(stalled.open()));
     gone.send("mode", json!({ "inputs": [{ "attached": 3 }, { "attached": 4, "format": "f64" }] })).await;
     gone.ask("ping", json!({})).await;
     drop((gone, client));
 
-    until(&alone, |closers, _| closers == 1 + 1 + 2 + 2).await;
+    until(&alone, |closers, _| closers >= 1 + 1 + 2 + 2).await;
     let took = victim.end();
     let (p99, most) = (took[took.len() * 99 / 100], took[took.len() - 1]);
     println!("another client's pings: {}, p99 {p99:?}, at most {most:?}", took.len());
@@ -259,6 +265,7 @@ async fn a_file_system_that_hangs_keeps_nobody_waiting_but_who_reads_it() {
 
 #[tokio::test]
 async fn no_more_attachments_are_taken_than_can_be_closed() {
+    let _alone = ALONE.lock().await;
     let mut alone = Alone::start();
     let Some(stalled) = Stalled::mount() else { return };
     let file = stalled.open();
