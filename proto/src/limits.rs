@@ -178,15 +178,13 @@ pub const READ: usize = 32 * 1024;
 pub const STRETCH: usize = 64;
 /// Reads of a connection likewise, as a message may be large: 64 KiB.
 pub const STRETCH_READS: usize = 2;
-/// Bytes of a message that was held back for which its connection has one fewer in a row: [`STRETCH`] of them are what
-/// [`STRETCH_READS`] read.
-pub const STRETCH_BYTES: usize = STRETCH_READS * READ / STRETCH;
-/// A message that is decoded in its turn, in bytes: a tenth of a millisecond for the densest numbers. Longer ones are decoded
-/// on another thread.
-pub const LONG_MESSAGE: usize = 4 * 1024;
-/// Threads for what would keep a thread of connections waiting, long messages above all: of those one is decoded at a time for
-/// each process that has a connection.
-pub const BLOCKING: usize = 256;
+/// Bytes of a message for which its connection has one fewer in a row: the longest that is decoded in its turn is all of it.
+pub const STRETCH_BYTES: usize = LONG_MESSAGE / STRETCH;
+/// A message that is decoded in its turn, in bytes: a tenth of a millisecond for the densest numbers, and as many such
+/// turns may come before another connection's as there are connections. Longer ones are decoded on another thread.
+pub const LONG_MESSAGE: usize = 2 * 1024;
+/// Long messages that are decoded at once, each on a thread of its own and of another process.
+pub const DECODING: usize = 8;
 /// The path in a socket address, in bytes (`sun_path` without its final zero).
 pub const SOCKET_PATH: usize = 107;
 /// A token of text, in bytes: the longest exact `f64` has 1,075 significant digits.

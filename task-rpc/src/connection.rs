@@ -171,7 +171,7 @@ where
     let mut any = false;
     loop {
         // Once it is read no more and every answer is there, what remains is the client's part.
-        let answered = left && handlers.is_empty();
+        let answered = left && handlers.is_empty() && !requests.channel().transport().is_decoding();
         let patience = async { if answered { sleep(shared.limits.drain).await } else { pending().await } };
         tokio::select! {
             biased;

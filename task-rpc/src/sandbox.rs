@@ -14,8 +14,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::sched_getaffinity;
 use task_proto::handshake::{Sandbox, SandboxMode};
 use task_proto::limits::{
-    BLOCKING, CALL_ROOM, CLOSER_STACK, CLOSING, COMPUTING, Limits, READERS, STACK, WORKER_ROOM,
+    CALL_ROOM, CLOSER_STACK, CLOSING, COMPUTING, DECODING, Limits, READERS, STACK, WORKER_ROOM,
 };
+use task_proto::number::Number;
 
 use crate::error::{Context, WorkerError};
 
@@ -128,16 +129,24 @@ fn refused(reason: &str) -> WorkerError {
 /// What the limits allow to be in memory at once: numbers, what connections hold back, read and answer, and stacks.
 fn most_memory(limits: &Limits) -> u64 {
     let calls = limits.in_flight.saturating_mul(CALL_ROOM);
+    // A byte of a long message may become a number before there is a permit for it.
+    let decoded = limits.frame.saturating_mul(size_of::<Number>() + 1);
     let connection = limits.frame.saturating_mul(4).saturating_add(limits.held).saturating_add(calls);
+    let connection = connection.saturating_add(decoded);
     let connections = limits.connections.saturating_mul(connection) as u64;
     // It is no smaller than the number that the engine computes on, which takes files to find out.
     let processors = sched_getaffinity(None).map_or(1, |processors| processors.count() as usize);
-    let stacks = (READERS + COMPUTING * processors + BLOCKING + 2).saturating_mul(STACK) as u64;
+    let stacks = (READERS + COMPUTING * processors + DECODING + 2).saturating_mul(STACK) as u64;
     // What is alive may have to be closed, too.
     let closers = limits.connections.saturating_mul(limits.attachments).saturating_add(CLOSING);
     let stacks = stacks.saturating_add(closers.saturating_mul(CLOSER_STACK) as u64);
     let numbers = limits.memory.unwrap_or(u64::MAX);
-    numbers.saturating_add(connections).saturating_add(stacks).saturating_add(WORKER_ROOM)
+    let decoding = decoded.saturating_mul(DECODING) as u64;
+    numbers
+        .saturating_add(decoding)
+        .saturating_add(connections)
+        .saturating_add(stacks)
+        .saturating_add(WORKER_ROOM)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::rc::{Rc, Weak};
 use std::time::Instant;
 
 use task_proto::limits::{BEGUN, IN_USE};
-use task_proto::wire::Decoder;
+use task_proto::wire::{Decoder, Decoders};
 use tokio::sync::Notify;
 use tokio::time::timeout_at;
 
@@ -19,6 +19,7 @@ pub(crate) struct Seats {
     /// What one process may have.
     share: usize,
     taken: RefCell<Vec<Weak<Seat>>>,
+    decoders: Decoders,
     /// A connection has ended, or become idle or busy, while somebody waits.
     changed: Notify,
     waited_for: Cell<bool>,
@@ -60,6 +61,7 @@ impl Seats {
             number,
             share: number.div_ceil(2),
             taken: RefCell::default(),
+            decoders: Decoders::default(),
             changed: Notify::new(),
             waited_for: Cell::new(false),
             closed: Cell::new(false),
@@ -89,11 +91,10 @@ impl Seats {
             }
         }
         self.waited_for.set(false);
-        let of_the_same = self.taken.borrow().iter().filter_map(Weak::upgrade).find(|seat| seat.pid == pid);
         let seat = Rc::new(Seat {
             seats: Rc::clone(self),
             pid,
-            decoder: of_the_same.map(|seat| seat.decoder.clone()).unwrap_or_default(),
+            decoder: self.decoders.of(pid),
             standing: Cell::new(Standing::Idle),
             since: Cell::new(Instant::now()),
             told: Cell::new(false),

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use signal_hook::low_level::emulate_default_handler;
 use tarpc::server::Serve;
 use task_proto::handshake::{Hello, SandboxMode};
-use task_proto::limits::{BLOCKING, Limits};
+use task_proto::limits::Limits;
 use task_proto::scoreboard::{Board, Scores};
 use task_proto::wire::Greeting;
 use task_proto::wire::json::Methods;
@@ -246,12 +246,7 @@ fn with_memory(limits: &Limits) -> Limits {
 }
 
 fn runtime() -> Result<Runtime, WorkerError> {
-    Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .max_blocking_threads(BLOCKING)
-        .build()
-        .context("cannot start the runtime")
+    Builder::new_current_thread().enable_io().enable_time().build().context("cannot start the runtime")
 }
 
 fn listener(listener: UnixListener) -> Result<AsyncFd<UnixListener>, WorkerError> {

@@ -64,13 +64,28 @@ impl Drop for Attachment {
     }
 }
 
+/// Those for which no thread has come yet.
+static TO_CLOSE: Mutex<Vec<(OwnedFd, Closing)>> = Mutex::new(Vec::new());
+
 /// Closes these by a thread of their own.
 fn close(descriptors: Vec<(OwnedFd, Closing)>) {
-    if !descriptors.is_empty() {
-        let closer = thread::Builder::new().name("close".into()).stack_size(CLOSER_STACK);
-        // Where no thread can be had they have been closed here.
-        let _ = closer.spawn(move || drop(descriptors));
+    if descriptors.is_empty() {
+        return;
     }
+    lock(&TO_CLOSE).extend(descriptors);
+    let closer = thread::Builder::new().name("close".into()).stack_size(CLOSER_STACK);
+    // Where no thread can be had the next one closes them.
+    let _ = closer.spawn(|| {
+        loop {
+            let mut left = lock(&TO_CLOSE);
+            let some = left.len().min(DESCRIPTORS_PER_MESSAGE);
+            let some: Vec<_> = left.drain(..some).collect();
+            drop(left);
+            if some.is_empty() {
+                return;
+            }
+        }
+    });
 }
 
 /// Counts as one that is being closed.

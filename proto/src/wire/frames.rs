@@ -93,12 +93,15 @@ impl<Req: DeserializeOwned + Send + 'static, Resp: Serialize> Dialect for Frames
     }
 
     fn begun(&self) -> u64 {
-        // What stands behind a long message is not waited for.
-        if self.decoding.is_under_way() { 0 } else { self.stream().delivered() - self.whole }
+        self.stream().delivered() - self.whole
     }
 
     fn is_quiet(&self) -> bool {
-        self.inner.get_ref().write_buffer().is_empty() && !self.decoding.is_under_way()
+        self.inner.get_ref().write_buffer().is_empty()
+    }
+
+    fn is_decoding(&self) -> bool {
+        self.decoding.is_under_way()
     }
 
     /// tarpc's clients keep their own deadlines, and expect no word of them.

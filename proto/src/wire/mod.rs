@@ -28,7 +28,7 @@ mod turns;
 pub use attachments::{Attachment, Attachments};
 pub use client::{ClientTransport, NEVER_SENT, client};
 pub use connect::{ConnectError, connect, connect_at};
-pub use decoder::Decoder;
+pub use decoder::{Decoder, Decoders};
 pub use frames::{Frames, ServerTransport, server};
 pub use gate::{Gated, Permit, execute, serve_gated};
 pub use hangup::Hangup;

@@ -33,7 +33,7 @@ pub trait Dialect: Unpin {
     type Req;
     /// The service's replies.
     type Resp;
-    /// A request that is not decoded yet.
+    /// A request that waits.
     type Body: Unpin;
 
     /// The socket.
@@ -44,6 +44,9 @@ pub trait Dialect: Unpin {
 
     /// Whether nothing is owed to the client, and nothing is half written.
     fn is_quiet(&self) -> bool;
+
+    /// Whether a message is being decoded elsewhere.
+    fn is_decoding(&self) -> bool;
 
     /// Whether replies are outstanding that only [`poll_expired`](Dialect::poll_expired) might give.
     fn owes(&self) -> bool;
@@ -90,8 +93,8 @@ pub(super) type Admitted<D> = tarpc::Request<Gated<<D as Dialect>::Req>>;
 
 /// What came from a client.
 pub enum Incoming<D: Dialect + ?Sized> {
-    /// A request that has a permit.
-    Request(Admitted<D>),
+    /// A request that has a permit, and what it took to decode it here, in bytes.
+    Request(Admitted<D>, usize),
     /// A request that waits for one.
     Held(Held<D::Body>),
     /// The client no longer wants this one.
@@ -103,7 +106,7 @@ pub enum Incoming<D: Dialect + ?Sized> {
     },
 }
 
-/// A request that waits for a permit; not decoded, because numbers take more room than their encoding.
+/// A request that waits for a permit; not decoded unless it is long, because numbers take more room than their encoding.
 pub struct Held<B> {
     /// Its number on this connection.
     pub(super) id: u64,
@@ -163,7 +166,15 @@ impl<D: Dialect> Server<D> {
     /// Whether nothing of it is half written or held back: if it is not quiet, its client has begun a message and not
     /// ended it.
     pub fn owes_nothing(&self) -> bool {
-        matches!(self.state, State::Reading) && self.held.is_empty() && self.dialect.is_quiet()
+        matches!(self.state, State::Reading)
+            && self.held.is_empty()
+            && self.dialect.is_quiet()
+            && !self.is_decoding()
+    }
+
+    /// Whether a message that has come whole is being decoded.
+    pub fn is_decoding(&self) -> bool {
+        self.dialect.is_decoding()
     }
 
     /// Those so far.
@@ -240,13 +251,15 @@ impl<D: Dialect> Stream for Server<D> {
                 Poll::Pending => {}
             }
             match this.state {
-                State::Reading if this.held.bytes < this.held_limit => {}
+                // One message may be more than all others may be, and cancels come behind it.
+                State::Reading if this.held.bytes < this.held_limit || this.held.order.len() == 1 => {}
                 State::Ended(_) if this.held.is_empty() && !this.dialect.owes() => return Poll::Ready(None),
                 // No clock runs: more is held only when a message has come whole.
                 _ => return Poll::Pending,
             }
             match ready!(this.poll_incoming(cx)) {
-                Some(Ok(Incoming::Request(request))) => {
+                Some(Ok(Incoming::Request(request, bytes))) => {
+                    this.turns.spend(bytes / STRETCH_BYTES);
                     return Poll::Ready(Some(Ok(ClientMessage::Request(request))));
                 }
                 Some(Ok(Incoming::Held(held))) => this.held.push(held),
@@ -275,7 +288,9 @@ impl<D: Dialect> Server<D> {
             return incoming;
         }
         self.turns.reset();
-        self.begun.poll(cx, self.dialect.begun()).map(|error| Some(Err(error)))
+        // What stands behind a long message is not waited for.
+        let begun = if self.dialect.is_decoding() { 0 } else { self.dialect.begun() };
+        self.begun.poll(cx, begun).map(|error| Some(Err(error)))
     }
 
     /// What tarpc is to know of a cancel: nothing, if it does not know the request.

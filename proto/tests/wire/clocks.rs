@@ -123,17 +123,17 @@ fn white_space_between_messages_is_no_message_and_a_half_line_is() {
 #[test]
 fn a_client_that_we_keep_waiting_is_not_too_slow() {
     local(async {
-        // One call at a time, and so little may be held that reading stops in the middle of a line.
+        // One call at a time, and so little may be held that reading stops at the second, in the middle of a line.
         let mut json = Json::new(&Limits { in_flight: 1, held: 1, ..quick() });
-        json.send(&(wait(1) + &wait(2) + &wait(3)[..20])).await;
+        json.send(&(wait(1) + &wait(2) + &wait(3) + &wait(4)[..20])).await;
         assert_eq!(json.event().await, Event::Started(1));
         // It is we who do not read for three times as long as a line may take.
         let mut ticks = interval(Duration::from_millis(300));
         ticks.tick().await;
         ticks.tick().await;
-        json.handler.release.add_permits(3);
-        json.send(&wait(3)[20..]).await;
-        for name in 1..=3 {
+        json.handler.release.add_permits(4);
+        json.send(&wait(4)[20..]).await;
+        for name in 1..=4 {
             assert_eq!(json.value().await["result"], name);
         }
     });

@@ -70,16 +70,14 @@ impl Budget {
     pub fn lease(&self) -> Lease {
         Lease { shared: Arc::clone(&self.shared), bytes: 0, spare: 0, beside: 0 }
     }
-
-    /// The same for a call that needs this one, too.
-    pub fn lease_beside(&self, other: &Lease) -> Lease {
-        let mut lease = self.lease();
-        lease.beside = other.bytes;
-        lease
-    }
 }
 
 impl Lease {
+    /// The same call needs the other one, too.
+    pub fn stands_beside(&mut self, other: &Lease) {
+        self.beside = other.bytes;
+    }
+
     /// Takes this many bytes more, before they are allocated.
     ///
     /// # Errors
@@ -222,7 +220,8 @@ mod tests {
         let much = told(own.grow(71).unwrap_err());
         assert!(much.contains("give fewer numbers") && !much.contains("ask again"), "{much}");
         // What the call has already is not somebody else's.
-        let mut scratch = budget.lease_beside(&own);
+        let mut scratch = budget.lease();
+        scratch.stands_beside(&own);
         let busy = told(scratch.grow(70).unwrap_err());
         assert!(busy.starts_with("other calls hold 50 of"), "{busy}");
         let much = told(scratch.grow(71).unwrap_err());

@@ -51,12 +51,12 @@ struct Ingest {
 }
 
 /// A query whose own numbers count against the memory for numbers: those of a frame take up to 16 times its bytes.
-/// Not counted are at most [`INLINE_NUMBERS`] numbers of a call that is answered at once, and the one request of a
-/// connection that has been decoded and whose handler has yet to begin.
+/// Not counted are at most [`INLINE_NUMBERS`] numbers of a call that is answered at once, and the requests of a
+/// connection that have been decoded and whose handlers have yet to begin: one, or long ones that are held back.
 #[derive(Debug)]
 struct Counted {
     query: Query,
-    _lease: Lease,
+    lease: Lease,
 }
 
 /// Attachments that have been read and cannot be read again, as long as anybody can ask for them.
@@ -91,7 +91,7 @@ impl Counted {
         let bytes = size_of_val(&query.sources[..]) + query.sources.iter().map(numbers).sum::<usize>();
         let mut lease = budget.lease();
         lease.grow(bytes as u64)?;
-        Ok(Arc::new(Counted { query, _lease: lease }))
+        Ok(Arc::new(Counted { query, lease }))
     }
 }
 
@@ -169,6 +169,7 @@ impl Ingests {
         self.engine.pool.run(self.engine.process, job.cancelled(), move || {
             job.enter(Activity::Computing);
             let mut collector = Collector::new(&engine.budget, query.query.missing);
+            collector.stands_beside(&query.lease);
             let outcome = collect_inline(&mut collector, &query.query, || job.checkpoint())
                 .and_then(|()| collector.finish())
                 .map(|sequence| Data::new(sequence, engine));
@@ -200,6 +201,7 @@ impl Ingests {
         reader::run(&self.engine.readers, self.engine.process, job, move |job| {
             let Query { sources, missing } = &query.query;
             let mut collector = Collector::new(&engine.budget, *missing);
+            collector.stands_beside(&query.lease);
             for (index, (source, descriptor)) in sources.iter().zip(&descriptors).enumerate() {
                 let several = (sources.len() > 1).then_some(index);
                 match (source, descriptor) {

@@ -65,7 +65,8 @@ fn midpoint(low: f64, high: f64) -> f64 {
 /// # Errors
 /// `TooLarge` if the budget has no room for the copy; the checkpoint's.
 pub fn order(sequence: &Sequence, budget: &Budget, checkpoint: Checkpoint<'_>) -> Result<Order, Fault> {
-    let mut lease = budget.lease_beside(&sequence.lease);
+    let mut lease = budget.lease();
+    lease.stands_beside(&sequence.lease);
     lease.grow(sequence.count() * size_of::<i64>() as u64)?;
     let runs = sorted_runs(sequence, checkpoint)?;
 

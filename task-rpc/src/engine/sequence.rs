@@ -105,6 +105,11 @@ impl Collector {
         Collector { sequence, policy, huge: false }
     }
 
+    /// The call that it is for has this memory, too.
+    pub(super) fn stands_beside(&mut self, lease: &Lease) {
+        self.sequence.lease.stands_beside(lease);
+    }
+
     /// Takes one token of a text; `source` names the text in a warning, where there are several.
     ///
     /// # Errors

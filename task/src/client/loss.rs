@@ -51,8 +51,14 @@ pub(super) fn of(error: RpcError, sent: bool, greeted: bool) -> Loss {
             Loss::Refused(in_full(&error))
         }
         RpcError::Channel(ChannelError::Read(ref cause))
-            // A notice of a living worker, and bytes that are no message: another try would end likewise.
-            if sent && matches!(kind(cause.as_ref()), Some(ErrorKind::ConnectionAborted | ErrorKind::InvalidData)) =>
+            // A notice of a living worker, which comes after the answers to all that it took: another try would end likewise.
+            if sent && kind(cause.as_ref()) == Some(ErrorKind::ConnectionAborted) =>
+        {
+            Loss::None(Some(CallError::NeverSent(cause.to_string().into())))
+        }
+        // Bytes that are no message.
+        RpcError::Channel(ChannelError::Read(ref cause))
+            if sent && kind(cause.as_ref()) == Some(ErrorKind::InvalidData) =>
         {
             lost(&error)
         }
@@ -140,8 +146,10 @@ mod tests {
 
     #[test]
     fn a_notice_of_a_living_worker_ends_the_call_that_was_sent() {
-        for kind in [ErrorKind::ConnectionAborted, ErrorKind::InvalidData] {
-            assert_eq!(name(read(kind), true, true), "over");
+        for (kind, sent) in
+            [(ErrorKind::ConnectionAborted, "cannot be sent"), (ErrorKind::InvalidData, "over")]
+        {
+            assert_eq!(name(read(kind), true, true), sent);
             // Another call's connection.
             assert_eq!(name(read(kind), false, true), "never sent");
         }
@@ -151,8 +159,7 @@ mod tests {
             assert_eq!(name(read(ErrorKind::ConnectionAborted), sent, false), "refused");
         }
         let Loss::None(Some(error)) = of(read(ErrorKind::ConnectionAborted), true, true) else { panic!() };
-        assert!(error.to_string().starts_with("outcome unknown: "), "{error}");
-        assert!(error.to_string().ends_with("the reason"), "{error}");
+        assert_eq!(error.to_string(), "never sent: the reason");
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub(crate) const ATTACKS: [Attack; 12] = [
     Attack {
         name: "the longest that are decoded in turn",
         processes: 2,
-        run: |socket| requests(socket, 4000),
+        run: |socket| requests(socket, 1900),
     },
 ];
 

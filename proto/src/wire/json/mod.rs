@@ -376,41 +376,40 @@ impl<Req: Send + 'static, Resp: 'static> Lines<Req, Resp> {
         self.arrived.push_back(Held { id, deadline, bytes, body: Body(request) });
     }
 
-    /// Answers a request once: later answers are nobody's.
-    fn answer(&mut self, number: u64, reply: impl FnOnce(&Caller, usize) -> Result<Vec<u8>, TooLarge>) {
-        let Some(call) = self.calls.remove(&number) else { return };
+    /// Answers a request once: later answers are nobody's. False if the client hears that its reply is too large instead.
+    fn answer(
+        &mut self,
+        number: u64,
+        reply: impl FnOnce(&Caller, usize) -> Result<Vec<u8>, TooLarge>,
+    ) -> bool {
+        let Some(call) = self.calls.remove(&number) else { return true };
         if let Some(timer) = &call.timer {
             self.deadlines.try_remove(timer);
         }
         // With its end of line, or its brackets.
         let said = call.is_answered().then(|| reply(&call.caller, self.line.saturating_sub(1)));
-        let Some(batch) = call.batch else {
-            if let Some(said) = said {
-                let said = said.unwrap_or_else(|TooLarge| self.too_large(&call));
-                self.out.extend_from_slice(&said);
-                self.out.extend_from_slice(b"\n");
-            }
-            return;
-        };
         let mut fits = true;
-        let too_large = || {
+        let mut too_large = || {
             fits = false;
             reply::error(&call.caller, &JsonError::too_large(self.line))
         };
-        if let Some(line) = self.batches.answer(batch, call.kept, said, too_large) {
-            self.out.extend_from_slice(&line);
+        match call.batch {
+            None => {
+                if let Some(said) = said {
+                    self.out.extend_from_slice(&said.unwrap_or_else(|TooLarge| too_large()));
+                    self.out.extend_from_slice(b"\n");
+                }
+            }
+            Some(batch) => {
+                if let Some(line) = self.batches.answer(batch, call.kept, said, too_large) {
+                    self.out.extend_from_slice(&line);
+                }
+            }
         }
         if !fits {
-            self.refused.withheld += 1;
             note(call.trace_id, &JsonError::too_large(self.line));
         }
-    }
-
-    fn too_large(&mut self, call: &Call) -> Vec<u8> {
-        let error = JsonError::too_large(self.line);
-        self.refused.withheld += 1;
-        note(call.trace_id, &error);
-        reply::error(&call.caller, &error)
+        fits
     }
 
     fn answer_error(&mut self, number: u64, error: &JsonError) {
@@ -461,12 +460,15 @@ impl<Req: Send + 'static, Resp: 'static> Dialect for Lines<Req, Resp> {
     }
 
     fn begun(&self) -> u64 {
-        // What stands behind a long message is not waited for.
-        if self.decoding.is_under_way() { 0 } else { self.buffer.len() as u64 }
+        self.buffer.len() as u64
     }
 
     fn is_quiet(&self) -> bool {
-        self.calls.is_empty() && self.out.is_empty() && !self.decoding.is_under_way()
+        self.calls.is_empty() && self.out.is_empty()
+    }
+
+    fn is_decoding(&self) -> bool {
+        self.decoding.is_under_way()
     }
 
     fn owes(&self) -> bool {
@@ -578,9 +580,10 @@ impl<Req: Send + 'static, Resp: 'static> Dialect for Lines<Req, Resp> {
         let Methods { reply: write, .. } = self.methods;
         match reply.message {
             Ok(result) => {
-                self.answer(reply.request_id, |caller, limit| {
+                let fits = self.answer(reply.request_id, |caller, limit| {
                     reply::result(caller, limit, |out| write(result, out))
                 });
+                self.refused.withheld += u64::from(!fits);
             }
             Err(error) => self.answer_error(reply.request_id, &JsonError::from(&error)),
         }
