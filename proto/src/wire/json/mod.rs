@@ -1,28 +1,26 @@
 //! JSON-RPC, one message a line: version 2.0, and 1.0 where `"jsonrpc"` is absent.
 //!
-//! Each request, of a batch too, is held as it stands until there is a permit, like tarpc's. What tarpc leaves to its
-//! clients is done here: a deadline is answered when it passes, whatever became of the call. Every reply is made while
-//! the client takes replies; until then requests are read on and held, so that a client that writes all before it
-//! reads is no worse off than tarpc's.
+//! Each request, of a batch too, is held as it stands until there is a permit, like tarpc's; those of a long line are
+//! decoded first. What tarpc leaves to its clients is done here: a deadline is answered when it passes, once it is known,
+//! whatever became of the call. Every reply is made while the client takes replies; until then requests are read on and
+//! held, so that a client that writes all before it reads is no worse off than tarpc's.
 
 mod batch;
 mod envelope;
+mod line;
 mod methods;
 mod object;
 mod reply;
 
-use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, ErrorKind};
-use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
-use serde_json::value::RawValue;
 use tarpc::trace::{self, SamplingDecision};
 use tarpc::{Response, context};
 use tokio::io::AsyncWrite;
@@ -31,7 +29,8 @@ use tokio_util::time::DelayQueue;
 use tokio_util::time::delay_queue::Key;
 
 use self::batch::Batches;
-use self::envelope::{Caller, Envelope, Unfit, Version};
+use self::envelope::{Caller, Unfit, Version};
+use self::line::{Content, Fingerprint, Line, Member, read_line};
 pub use self::methods::{Methods, Params};
 pub use self::object::members;
 pub use self::reply::JsonError;
@@ -42,7 +41,6 @@ use super::server::{Admitted, Dialect, Held, Incoming, Refused, Server};
 use super::stream::FdStream;
 use crate::crash::TraceId;
 use crate::limits::{JSON_ERROR, JSON_REPLIES, LONG_MESSAGE, Limits, NO_DEADLINE};
-use crate::number::Number;
 
 /// The server's end of a connection whose client speaks JSON-RPC. Made within a tokio runtime.
 pub fn json_server<Req: Send + 'static, Resp: 'static>(
@@ -155,120 +153,6 @@ struct Request<Req> {
     content: Content<Req>,
     deadline: Instant,
     trace_id: Option<u128>,
-}
-
-/// What a request asks for.
-enum Content<Req> {
-    Written(Written),
-    /// Found out elsewhere, because it is long.
-    Decoded(Box<Decoded<Req>>),
-}
-
-/// The parts of a request that are the service's affair.
-struct Written {
-    text: Box<str>,
-    method: Range<usize>,
-    params: Option<Range<usize>>,
-    positional: bool,
-}
-
-struct Decoded<Req> {
-    message: Result<Req, JsonError>,
-    fingerprint: Fingerprint,
-    /// At most, in bytes.
-    size: usize,
-}
-
-/// The same for the same request.
-struct Fingerprint {
-    halves: [u64; 2],
-    /// The attachments that it names.
-    attached: BTreeSet<u32>,
-}
-
-impl Written {
-    /// What the service's request is.
-    fn decode<Req, Resp>(&self, methods: &Methods<Req, Resp>) -> Result<Req, JsonError> {
-        let Written { text, method, params, positional } = self;
-        let method: Cow<'_, str> = serde_json::from_str(&text[method.clone()])
-            .map_err(|_| JsonError::invalid_request("\"method\" must be text"))?;
-        let json = params.clone().map(|place| serde_json::from_str(&text[place])).transpose();
-        let json: Option<&RawValue> = json.map_err(|error| JsonError::invalid_params(error.to_string()))?;
-        let message = (methods.request)(&method, Params { json, positional: *positional })?;
-        // Where a method looks at none of them, too.
-        if !positional && json.is_some_and(|json| !json.get().starts_with(['{', '['])) {
-            return Err(JsonError::invalid_params("\"params\" must be an object, or a list of one"));
-        }
-        Ok(message)
-    }
-
-    fn fingerprint(&self) -> Fingerprint {
-        let params = self.params.clone().map_or("", |place| &self.text[place]);
-        let halves = [0, 1].map(|salt: u8| {
-            let mut hasher = DefaultHasher::new();
-            (salt, &self.text[self.method.clone()], params).hash(&mut hasher);
-            hasher.finish()
-        });
-        Fingerprint { halves, attached: attached(params).collect() }
-    }
-}
-
-impl<Req> Content<Req> {
-    /// At most, in bytes.
-    fn size(&self) -> usize {
-        match self {
-            Content::Written(written) => written.text.len(),
-            Content::Decoded(decoded) => decoded.size,
-        }
-    }
-}
-
-/// What a line holds.
-enum Line<Req> {
-    One(Result<Member<Req>, Box<Unfit>>),
-    Batch(Vec<Result<Member<Req>, Box<Unfit>>>),
-}
-
-/// One request of a line.
-struct Member<Req> {
-    caller: Caller,
-    deadline: Option<Duration>,
-    trace_id: Option<u128>,
-    content: Content<Req>,
-}
-
-/// Reads a line of at most so many requests, and with methods what they ask for.
-fn read_line<Req, Resp>(
-    line: &[u8],
-    batch: usize,
-    methods: Option<&Methods<Req, Resp>>,
-) -> Result<Line<Req>, JsonError> {
-    let Ok(text) = std::str::from_utf8(line.trim_ascii()) else {
-        return Err(JsonError::parse("not JSON: it is not UTF-8"));
-    };
-    if !text.starts_with('[') {
-        return Ok(Line::One(read_request(text, methods)));
-    }
-    let members = envelope::members(text, batch)?;
-    Ok(Line::Batch(members.into_iter().map(|member| read_request(member.get(), methods)).collect()))
-}
-
-fn read_request<Req, Resp>(
-    text: &str,
-    methods: Option<&Methods<Req, Resp>>,
-) -> Result<Member<Req>, Box<Unfit>> {
-    let Envelope { caller, method, params, positional, deadline, trace_id } = envelope::read(text)?;
-    let written = Written { text: text.into(), method, params, positional };
-    let content = match methods {
-        None => Content::Written(written),
-        Some(methods) => Content::Decoded(Box::new(Decoded {
-            message: written.decode(methods),
-            fingerprint: written.fingerprint(),
-            // Every other byte may be a number.
-            size: text.len() / 2 * size_of::<Number>(),
-        })),
-    };
-    Ok(Member { caller, deadline, trace_id, content })
 }
 
 impl<Req: Send + 'static, Resp: 'static> Lines<Req, Resp> {
@@ -439,15 +323,6 @@ impl<Req: Send + 'static, Resp: 'static> Lines<Req, Resp> {
         });
         high << 64 | low
     }
-}
-
-/// The numbers of the attachments that parameters name.
-fn attached(params: &str) -> impl Iterator<Item = u32> {
-    params.split("\"attached\"").skip(1).filter_map(|rest| {
-        let number = rest.trim_start().strip_prefix(':')?.trim_start();
-        let end = number.find(|character: char| !character.is_ascii_digit()).unwrap_or(number.len());
-        number[..end].parse().ok()
-    })
 }
 
 impl<Req: Send + 'static, Resp: 'static> Dialect for Lines<Req, Resp> {
