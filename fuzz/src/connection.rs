@@ -11,7 +11,7 @@ use task_proto::limits::Limits;
 use task_proto::stats::{Stats, StatsRequest, StatsResponse};
 use task_proto::wire::{self, Dialect, FdStream, Server};
 use task_worker::Connection;
-use task_worker::engine::{Budget, Engine};
+use task_worker::engine::{Budget, Engine, Simd};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::runtime::{Builder, Runtime};
@@ -45,7 +45,7 @@ impl Shape {
 thread_local! {
     static RUNTIME: LazyCell<Runtime> =
         LazyCell::new(|| Builder::new_current_thread().enable_all().build().unwrap());
-    static ENGINE: LazyCell<Engine> = LazyCell::new(|| Engine::new(Budget::new(Some(1 << 20))));
+    static ENGINE: LazyCell<Engine> = LazyCell::new(|| Engine::new(Simd::best(), Budget::new(Some(1 << 20))));
 }
 
 /// Sends these bytes, and then the end of file; returns all that is heard, to its end.

@@ -13,7 +13,8 @@ use crate::fault::{Fault, FaultKind};
 use crate::limits::{TOKEN, TOKEN_SHOWN};
 use crate::number::{Number, Token, TokenError, parse_token};
 
-const BOM: &[u8] = b"\xef\xbb\xbf";
+/// The byte order mark.
+pub const BOM: &[u8] = b"\xef\xbb\xbf";
 /// Digits that fit an `i64` whatever they are.
 const SAFE_DIGITS: usize = 18;
 

@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use task_proto::limits::Limits;
 use task_proto::stats::{Stats, json};
-use task_worker::engine::{Budget, Engine};
+use task_worker::engine::{Budget, Engine, Simd};
 use task_worker::{SandboxMode, Worker, WorkerError};
 
 mod service;
@@ -36,6 +36,9 @@ struct Args {
     /// others. The table below has all.
     #[arg(long, value_name = "NAME=VALUE", conflicts_with = "supervised")]
     limit: Vec<String>,
+    /// Compute with these instructions instead of the best: portable, avx2 or avx512
+    #[arg(long, env = "TASK_SIMD", value_name = "LEVEL", hide = true, value_parser = Simd::named)]
+    simd: Option<Simd>,
     /// Serve under the parent with this pid, which talks on stdin
     #[arg(long, value_name = "PID", hide = true)]
     supervised: Option<u32>,
@@ -43,12 +46,12 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let sandbox = args.sandbox;
+    let (sandbox, simd) = (args.sandbox, args.simd.unwrap_or_else(Simd::best));
     let sandboxed = |worker: Worker| match sandbox {
         Some(mode) => worker.sandbox(mode),
         None => worker,
     };
-    worker(args).map(sandboxed).and_then(serve).map_or_else(
+    worker(args).map(sandboxed).and_then(|worker| serve(worker, simd)).map_or_else(
         |error| {
             eprintln!("task-rpc: {error}");
             error.exit_code()
@@ -86,9 +89,9 @@ fn usage(kind: ErrorKind, message: &str) -> ! {
     Args::command().error(kind, message).exit()
 }
 
-fn serve(worker: Worker) -> Result<(), WorkerError> {
+fn serve(worker: Worker, simd: Simd) -> Result<(), WorkerError> {
     // Before it serves, as the memory of the machine is read from files.
-    let engine = Engine::new(Budget::new(worker.limits().memory));
+    let engine = Engine::new(simd, Budget::new(worker.limits().memory));
     let service = move |connection: &_| service::Service::new(connection, &engine).serve();
     worker.serve_json("Stats", service, json::METHODS)
 }

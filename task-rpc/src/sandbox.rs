@@ -136,7 +136,9 @@ fn most_memory(limits: &Limits) -> u64 {
     let connections = limits.connections.saturating_mul(connection) as u64;
     // It is no smaller than the number that the engine computes on, which takes files to find out.
     let processors = sched_getaffinity(None).map_or(1, |processors| processors.count() as usize);
-    let stacks = (READERS + COMPUTING * processors + DECODING + 2).saturating_mul(STACK) as u64;
+    // Those that compute may each have another beside them.
+    let threads = READERS + 2 * COMPUTING * processors + DECODING + 2;
+    let stacks = threads.saturating_mul(STACK) as u64;
     // What is alive may have to be closed, too.
     let closers = limits.connections.saturating_mul(limits.attachments).saturating_add(CLOSING);
     let stacks = stacks.saturating_add(closers.saturating_mul(CLOSER_STACK) as u64);

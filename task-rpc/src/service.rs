@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use tarpc::context::Context;
 use task_proto::fault::{Fault, FaultKind};
+use task_proto::number::Number;
 use task_proto::scoreboard::Progress;
 use task_proto::stats::{Mean, Median, Mode, Query, Source, Stats};
 use task_proto::wire::Attachments;
 use task_worker::Connection;
-use task_worker::engine::{Data, Engine, Ingests, no_attachment};
+use task_worker::engine::{Data, Engine, Ingests, Statistic, no_attachment};
 
 /// The service as one connection sees it.
 #[derive(Debug, Clone)]
@@ -31,7 +32,7 @@ impl Service {
         }
     }
 
-    async fn data(&self, query: Query) -> Result<Arc<Data>, Fault> {
+    async fn data(&self, query: Query, wanted: Statistic) -> Result<Arc<Data>, Fault> {
         let attached =
             query.sources.iter().filter(|source| matches!(source, Source::Attached { .. })).count();
         if attached > self.most {
@@ -40,7 +41,7 @@ impl Service {
                 format!("a query may name {most} attachments, not {attached}; ask for less at once");
             return Err(Fault::new(FaultKind::TooLarge, message));
         }
-        let data = self.ingests.data(query, |attached| self.attachments.get(attached)).await?;
+        let data = self.ingests.data(query, wanted, |attached| self.attachments.get(attached)).await?;
         Progress::current().count(data.sequence().count());
         Ok(data)
     }
@@ -55,11 +56,10 @@ impl Stats for Service {
     async fn mean(self, _: Context, query: Query) -> Result<Mean, Fault> {
         noted(
             async {
-                let data = self.data(query).await?;
-                let value = data.mean().await?;
+                let data = self.data(query, Statistic::Mean).await?;
                 let numbers = data.sequence();
                 Ok(Mean {
-                    value,
+                    value: Number::Float(numbers.mean()),
                     count: numbers.count(),
                     missing: numbers.missing(),
                     warnings: numbers.warnings().to_vec(),
@@ -72,13 +72,13 @@ impl Stats for Service {
     async fn median(self, _: Context, query: Query) -> Result<Median, Fault> {
         noted(
             async {
-                let data = self.data(query).await?;
-                let order = data.order().await?;
+                let data = self.data(query, Statistic::Median).await?;
+                let median = data.median().await?;
                 let numbers = data.sequence();
                 Ok(Median {
-                    value: order.median(numbers.count()),
-                    low: order.low,
-                    high: order.high,
+                    value: median.value,
+                    low: median.low,
+                    high: median.high,
                     count: numbers.count(),
                     missing: numbers.missing(),
                     warnings: numbers.warnings().to_vec(),
@@ -91,13 +91,13 @@ impl Stats for Service {
     async fn mode(self, _: Context, query: Query) -> Result<Mode, Fault> {
         noted(
             async {
-                let data = self.data(query).await?;
-                let order = data.order().await?;
+                let data = self.data(query, Statistic::Mode).await?;
+                let modes = data.modes().await?;
                 let numbers = data.sequence();
                 Ok(Mode {
-                    values: order.modes.values.clone(),
-                    frequency: order.modes.frequency,
-                    total: order.modes.total,
+                    values: modes.values.clone(),
+                    frequency: modes.frequency,
+                    total: modes.total,
                     count: numbers.count(),
                     missing: numbers.missing(),
                     warnings: numbers.warnings().to_vec(),

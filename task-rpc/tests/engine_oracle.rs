@@ -10,6 +10,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use num_bigint::BigInt;
 use num_rational::BigRational;
@@ -18,14 +19,14 @@ use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 use task_proto::number::Number;
 use task_proto::stats::Missing;
-use task_worker::engine::{Budget, Collector, Sequence, mean, order};
+use task_worker::engine::{Budget, Collector, Data, Engine, Sequence, Simd};
 
 fn sequence(numbers: &[Number]) -> Sequence {
-    let mut collector = Collector::new(&Budget::unlimited(), Missing::Error);
+    let mut collector = Collector::new(Simd::best(), &Budget::unlimited(), Missing::Error);
     for &number in numbers {
         collector.number(number).unwrap();
     }
-    collector.finish().unwrap()
+    collector.finish(&|| Ok(())).unwrap()
 }
 
 /// The values as the definitions take them: integers, or all of them floats.
@@ -125,7 +126,7 @@ fn check(numbers: &[Number]) {
     let count = values.len();
     assert_eq!(sequence.count(), count as u64);
 
-    let got = mean(&sequence, &|| Ok(())).unwrap();
+    let got = sequence.mean();
     let want = expected_mean(&values);
     assert_eq!(bits(got), bits(want), "mean {got:e}, not {want:e}, of {numbers:?}");
 
@@ -142,9 +143,12 @@ fn check(numbers: &[Number]) {
             Number::Float(nearest(&((exact(low) + exact(high)) / BigRational::from_integer(2.into()))))
         }
     };
-    let order = order(&sequence, &Budget::unlimited(), &|| Ok(())).unwrap();
-    assert!(same(order.low, low) && same(order.high, high), "{order:?} of {numbers:?}");
-    let got = order.median(count as u64);
+    let data = Arc::new(Data::new(sequence, Engine::new(Simd::best(), Budget::unlimited())));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let (middle, found) =
+        runtime.block_on(async { (data.median().await.unwrap(), data.modes().await.unwrap()) });
+    assert!(same(middle.low, low) && same(middle.high, high), "{middle:?} of {numbers:?}");
+    let got = middle.value;
     assert!(same(got, median), "median {got:?}, not {median:?}, of {numbers:?}");
 
     let mut counts = BTreeMap::new();
@@ -158,10 +162,10 @@ fn check(numbers: &[Number]) {
     modes.dedup();
     let total = modes.len();
     modes.truncate(1000);
-    assert_eq!(order.modes.frequency, frequency, "of {numbers:?}");
-    assert_eq!(order.modes.total, total as u64, "of {numbers:?}");
-    assert_eq!(order.modes.values.len(), modes.len(), "of {numbers:?}");
-    assert!(order.modes.values.iter().zip(modes).all(|(&left, right)| same(left, right)), "of {numbers:?}");
+    assert_eq!(found.frequency, frequency, "of {numbers:?}");
+    assert_eq!(found.total, total as u64, "of {numbers:?}");
+    assert_eq!(found.values.len(), modes.len(), "of {numbers:?}");
+    assert!(found.values.iter().zip(modes).all(|(&left, right)| same(left, right)), "of {numbers:?}");
 }
 
 type Shape = (&'static str, fn(&mut SmallRng) -> Number);

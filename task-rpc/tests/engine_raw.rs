@@ -19,7 +19,7 @@ use task_proto::limits::MAPPINGS;
 use task_proto::number::Number;
 use task_proto::stats::{Format, Missing, Query, Source};
 use task_proto::wire::Attachment;
-use task_worker::engine::{Budget, Data, Engine, Ingests, mean};
+use task_worker::engine::{Budget, Data, Engine, Ingests, Simd, Statistic};
 
 /// Much longer than anything here takes: it ends a test that would hang.
 const HANG: Duration = Duration::from_mins(1);
@@ -28,7 +28,7 @@ const SEALS: SealFlags =
     SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
 
 fn engine() -> Ingests {
-    Ingests::new(Engine::new(Budget::new(Some(1 << 30))), None)
+    Ingests::new(Engine::new(Simd::best(), Budget::new(Some(1 << 30))), None)
 }
 
 fn query(sources: impl Into<Vec<Source>>, missing: Missing) -> Query {
@@ -44,7 +44,7 @@ fn skipping(format: Format) -> Query {
 }
 
 async fn ingested(ingests: &Ingests, query: Query, inputs: &[Arc<Attachment>]) -> Result<Arc<Data>, Fault> {
-    let data = ingests.data(query, |number| inputs.get(number as usize).cloned());
+    let data = ingests.data(query, Statistic::Mean, |number| inputs.get(number as usize).cloned());
     tokio::time::timeout(HANG, data).await.expect("it hangs")
 }
 
@@ -117,12 +117,12 @@ async fn raw_values_of_every_kind_of_attachment() {
         let unsealed = memfd("unsealed", &bytes, SealFlags::empty());
         for input in [file(&bytes), unsealed, sealed(&bytes)].into_iter().chain(streams(&bytes)) {
             let data = ask(one(format), input).await.unwrap();
-            assert_eq!(data.mean().await.unwrap(), Number::Float(4.25));
-            let order = data.order().await.unwrap();
-            assert_eq!(order.median(8), Number::Float(3.5));
+            assert_eq!(Number::Float(data.sequence().mean()), Number::Float(4.25));
+            let median = data.median().await.unwrap();
+            assert_eq!(median.value, Number::Float(3.5));
             let number = |int: i64| if format == Format::I64 { int.into() } else { (int as f64).into() };
-            assert_eq!((order.low, order.high), (number(3), number(4)));
-            assert_eq!(order.modes.values, [number(1), number(5)]);
+            assert_eq!((median.low, median.high), (number(3), number(4)));
+            assert_eq!(data.modes().await.unwrap().values, [number(1), number(5)]);
         }
     }
 }
@@ -189,9 +189,10 @@ async fn seen(data: Result<Arc<Data>, Fault>) -> Result<String, FaultKind> {
         Number::Float(float) => format!("float {:x}", float.to_bits()),
     };
     let data = data.map_err(|fault| fault.kind)?;
-    let (mean, order) = (data.mean().await.unwrap(), data.order().await.unwrap());
-    let modes: Vec<_> = order.modes.values.iter().copied().map(bits).collect();
-    let order = (bits(order.low), bits(order.high), modes, order.modes.frequency, order.modes.total);
+    let mean = Number::Float(data.sequence().mean());
+    let (median, modes) = (data.median().await.unwrap(), data.modes().await.unwrap());
+    let values: Vec<_> = modes.values.iter().copied().map(bits).collect();
+    let order = (bits(median.low), bits(median.high), values, modes.frequency, modes.total);
     let sequence = data.sequence();
     Ok(format!("{} {order:?} {} of {}", bits(mean), sequence.missing(), sequence.count()))
 }
@@ -207,7 +208,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
             let numbers: Vec<_> = parts.iter().flat_map(|(_, numbers)| numbers).copied().collect();
-            let expected = engine().data(query([Source::Numbers(numbers.into())], missing), |_| None).await;
+            let expected = engine().data(query([Source::Numbers(numbers.into())], missing), Statistic::Mean, |_| None).await;
             let mut inputs = Vec::new();
             let sources: Vec<_> = parts.iter().map(|(way, numbers)| {
                 let (source, input) = source(*way, numbers, inputs.len() as u32);
@@ -223,23 +224,15 @@ proptest! {
 #[tokio::test]
 async fn what_is_sealed_is_used_where_it_is_and_costs_no_memory() {
     let budget = Budget::new(Some(1 << 20));
-    let ingests = Ingests::new(Engine::new(budget.clone()), None);
+    let ingests = Ingests::new(Engine::new(Simd::best(), budget.clone()), None);
     let values = 3 * BLOCK + 5;
     let inputs = [shared(memfd("whole", &floats((0..values).map(|value| value as f64)), SEALS))];
     let data = ingested(&ingests, one(Format::F64), &inputs).await.unwrap();
     assert_eq!(mapped("whole"), 1);
-    assert_eq!(data.mean().await.unwrap(), Number::Float((values - 1) as f64 / 2.0));
+    assert_eq!(Number::Float(data.sequence().mean()), Number::Float((values - 1) as f64 / 2.0));
     assert!(budget.used() < 1000, "{} for the request itself", budget.used());
-    let fault = data.order().await.unwrap_err();
-    assert_eq!(fault.kind, FaultKind::TooLarge, "the copy of it costs");
-
-    let looks = std::cell::Cell::new(0);
-    let look = || {
-        looks.set(looks.get() + 1);
-        Ok(())
-    };
-    mean(data.sequence(), &look).unwrap();
-    assert_eq!(looks.get(), 4, "one for each block");
+    let fault = data.modes().await.unwrap_err();
+    assert_eq!(fault.kind, FaultKind::TooLarge, "to sort it into parts costs");
 
     drop(data);
     assert_eq!(mapped("whole"), 1, "kept for later calls");
@@ -252,7 +245,11 @@ async fn what_could_change_shrink_or_allocate_itself_is_read() {
     let bytes = ints(0..10_000);
     let read = async |name: &str, input: OwnedFd| {
         let data = ask(one(Format::I64), input).await.unwrap();
-        assert_eq!((mapped(name), data.mean().await.unwrap()), (0, Number::Float(4999.5)), "{name}");
+        assert_eq!(
+            (mapped(name), Number::Float(data.sequence().mean())),
+            (0, Number::Float(4999.5)),
+            "{name}"
+        );
     };
     for (name, missing) in [
         ("no-seal", SealFlags::SEAL),
@@ -291,7 +288,10 @@ async fn holes_are_read_and_stay_holes() {
         let input = shared(sparse(name, size, beyond));
         let blocks = fstat(&input).unwrap().st_blocks;
         let data = ingested(&engine(), one(Format::F64), &[Arc::clone(&input)]).await.unwrap();
-        assert_eq!((data.mean().await.unwrap(), data.sequence().count()), (Number::Float(0.0), size / 8));
+        assert_eq!(
+            (Number::Float(data.sequence().mean()), data.sequence().count()),
+            (Number::Float(0.0), size / 8)
+        );
         assert_eq!((mapped(name), fstat(&input).unwrap().st_blocks), (0, blocks), "{name}");
     }
 }
@@ -303,7 +303,7 @@ async fn input_that_is_known_to_be_too_large_is_refused_unread() {
     on_disk.set_len(size).unwrap();
     let budget = Budget::new(Some(1 << 30));
     for input in [sparse("terabyte", size, 0), on_disk.into()] {
-        let ingests = Ingests::new(Engine::new(budget.clone()), None);
+        let ingests = Ingests::new(Engine::new(Simd::best(), budget.clone()), None);
         let input = shared(input);
         let fault = ingested(&ingests, one(Format::F64), &[Arc::clone(&input)]).await.unwrap_err();
         assert_eq!((fault.kind, fault.source_index, fault.column), (FaultKind::TooLarge, Some(0), None));
@@ -338,7 +338,7 @@ async fn a_seal_more_does_no_harm() {
     seek(&memfd, SeekFrom::Start(0)).unwrap();
     fcntl_add_seals(&memfd, SEALS).unwrap();
     let data = ask(one(Format::I64), memfd).await.unwrap();
-    assert_eq!((mapped("no-exec"), data.mean().await.unwrap()), (1, Number::Float(2.0)));
+    assert_eq!((mapped("no-exec"), Number::Float(data.sequence().mean())), (1, Number::Float(2.0)));
 }
 
 #[tokio::test]
@@ -350,7 +350,7 @@ async fn raw_values_begin_at_the_current_offset_which_stays_where_it_is() {
         let ingests = engine();
         let inputs = [shared(input)];
         let data = ingested(&ingests, one(Format::I64), &inputs).await.unwrap();
-        assert_eq!((data.sequence().count(), data.mean().await.unwrap()), (2, Number::Float(1.5)));
+        assert_eq!((data.sequence().count(), Number::Float(data.sequence().mean())), (2, Number::Float(1.5)));
         assert_eq!(rustix::fs::tell(&same).unwrap(), 16);
         for beyond in [32, 40, 4000] {
             seek(&same, SeekFrom::Start(beyond)).unwrap();
@@ -377,18 +377,19 @@ async fn nan_is_missing_at_its_position() {
         let data = ask(skipping(Format::F64), input).await.unwrap();
         let sequence = data.sequence();
         assert_eq!((sequence.count(), sequence.missing()), (2 * BLOCK as u64 - 2, 2));
-        assert_eq!(data.mean().await.unwrap(), Number::Float(1.5));
-        assert_eq!(data.order().await.unwrap().modes.frequency, sequence.count());
+        assert_eq!(Number::Float(data.sequence().mean()), Number::Float(1.5));
+        assert_eq!(data.modes().await.unwrap().frequency, sequence.count());
     }
     let data = ask(skipping(Format::F64), sealed(&floats([f64::NAN, -f64::NAN, 2.0, -f64::NAN, 1.0])))
         .await
         .unwrap();
-    let order = data.order().await.unwrap();
-    assert_eq!((order.low, order.high, order.modes.frequency), (1.0.into(), 2.0.into(), 1), "of two numbers");
+    let median = data.median().await.unwrap();
+    assert_eq!((median.low, median.high), (1.0.into(), 2.0.into()), "of two numbers");
+    assert_eq!(data.modes().await.unwrap().frequency, 1);
 
     let few = floats(std::iter::once(1.0).chain(std::iter::repeat_n(f64::NAN, BLOCK)));
     let budget = Budget::new(Some(1 << 30));
-    let ingests = Ingests::new(Engine::new(budget.clone()), None);
+    let ingests = Ingests::new(Engine::new(Simd::best(), budget.clone()), None);
     let kept = ingested(&ingests, skipping(Format::F64), &[shared(file(&few))]).await.unwrap();
     assert!((1..few.len() as u64 / 2).contains(&budget.used()), "what is missing takes no memory");
     drop(kept);
@@ -400,7 +401,7 @@ async fn nan_is_missing_at_its_position() {
             [Format::F64, Format::I64].map(|format| Source::Attached { attached: format as u32 - 1, format });
         let inputs = [sealed(&nothing), sealed(&ints([i64::MAX]))].map(shared);
         let data = ingested(&engine(), query(sources, Missing::Skip), &inputs).await.unwrap();
-        assert_eq!(data.order().await.unwrap().low, i64::MAX.into(), "no float makes it float");
+        assert_eq!(data.median().await.unwrap().low, i64::MAX.into(), "no float makes it float");
     }
 }
 
@@ -410,9 +411,9 @@ async fn many_missing_values_with_few_numbers_among_them_are_not_computed_on_the
     values[7] = 2.0;
     let data = ask(skipping(Format::F64), sealed(&floats(values))).await.unwrap();
     assert_eq!(data.sequence().count(), 1);
-    assert!(data.order().now_or_never().is_none());
-    assert!(data.mean().now_or_never().is_none());
-    assert_eq!(data.mean().await.unwrap(), Number::Float(2.0));
+    assert!(data.median().now_or_never().is_none());
+    assert!(data.modes().now_or_never().is_none());
+    assert_eq!(Number::Float(data.sequence().mean()), Number::Float(2.0));
 }
 
 #[tokio::test]
@@ -420,10 +421,10 @@ async fn negative_zero_is_zero() {
     let bytes = floats([-0.0, 0.0, -0.0]);
     for input in [file(&bytes), sealed(&bytes)] {
         let data = ask(one(Format::F64), input).await.unwrap();
-        let order = data.order().await.unwrap();
-        let zeros = [data.mean().await.unwrap(), order.low, order.high, order.modes.values[0]];
+        let (median, modes) = (data.median().await.unwrap(), data.modes().await.unwrap());
+        let zeros = [Number::Float(data.sequence().mean()), median.low, median.high, modes.values[0]];
         assert!(zeros.iter().all(|zero| zero.to_f64().to_bits() == 0), "{zeros:?}");
-        assert_eq!((order.modes.values.len(), order.modes.frequency), (1, 3));
+        assert_eq!((modes.values.len(), modes.frequency), (1, 3));
     }
 }
 
@@ -456,8 +457,8 @@ async fn values_may_arrive_in_pieces_of_any_size() {
         });
         let (data, written) = futures::join!(ingested(&ingests, one(Format::I64), &inputs), write);
         written.unwrap();
-        let order = data.unwrap().order().await.unwrap();
-        assert_eq!((order.low, order.high), (values[24].into(), values[25].into()));
+        let median = data.unwrap().median().await.unwrap();
+        assert_eq!((median.low, median.high), (values[24].into(), values[25].into()));
     }
 }
 
@@ -468,7 +469,7 @@ async fn the_same_bytes_may_be_asked_for_in_another_format_if_they_can_be_read_a
     for (input, again) in [(file(&bytes), true), (sealed(&bytes), true), (pipe, false)] {
         let (ingests, inputs) = (engine(), [shared(input)]);
         let floats = ingested(&ingests, one(Format::F64), &inputs).await.unwrap();
-        assert_eq!(floats.mean().await.unwrap(), Number::Float(1.5));
+        assert_eq!(Number::Float(floats.sequence().mean()), Number::Float(1.5));
         match ingested(&ingests, one(Format::I64), &inputs).await {
             Ok(ints) if again => assert!(!ints.sequence().is_float()),
             Err(fault) if !again => assert_eq!(fault.kind, FaultKind::InputConsumed),
@@ -486,7 +487,10 @@ async fn an_attachment_is_mapped_once_and_a_connection_maps_so_many_at_once() {
         let source = || Source::Attached { attached: number, format: Format::I64 };
         let twice = ingested(&ingests, query([source(), source()], Missing::Error), &inputs).await.unwrap();
         let once = ingested(&ingests, query([source()], Missing::Error), &inputs).await.unwrap();
-        assert_eq!((twice.sequence().count(), once.mean().await.unwrap()), (6, Number::Float(2.0)));
+        assert_eq!(
+            (twice.sequence().count(), Number::Float(once.sequence().mean())),
+            (6, Number::Float(2.0))
+        );
         ingests.release(number);
         kept.extend([twice, once]);
         assert_eq!(mapped("many"), (number as usize + 1).min(MAPPINGS));

@@ -14,7 +14,7 @@ use task_proto::limits::{INGESTS, READERS};
 use task_proto::number::Number;
 use task_proto::stats::{Format, Missing, Query, Source};
 use task_proto::wire::Attachment;
-use task_worker::engine::{Budget, Engine, Ingests};
+use task_worker::engine::{Budget, Engine, Ingests, Simd, Statistic};
 
 /// Much longer than anything here takes: it ends a test that would hang.
 const HANG: Duration = Duration::from_mins(1);
@@ -36,10 +36,10 @@ fn file(text: &str) -> OwnedFd {
 
 #[tokio::test]
 async fn a_process_that_waits_for_hundreds_of_inputs_keeps_no_other_from_reading() {
-    let engine = Engine::new(Budget::new(Some(1 << 30)));
+    let engine = Engine::new(Simd::best(), Budget::new(Some(1 << 30)));
     let count = |ingests: Ingests, input: OwnedFd| async move {
         let input = Arc::new(Attachment::from(input));
-        let data = ingests.data(query([attached()]), |_| Some(Arc::clone(&input))).await?;
+        let data = ingests.data(query([attached()]), Statistic::Mean, |_| Some(Arc::clone(&input))).await?;
         Ok::<_, task_proto::fault::Fault>(data.sequence().count())
     };
     let (idle, mut writers): (Vec<PipeReader>, Vec<_>) = (0..READERS + 50).map(|_| pipe().unwrap()).unzip();
@@ -63,14 +63,15 @@ async fn a_process_that_waits_for_hundreds_of_inputs_keeps_no_other_from_reading
 async fn a_long_request_is_not_compared_with_all_that_are_kept() {
     let numbers =
         |last: i64| Source::Numbers((0..50_000).map(|_| Number::Int(0)).chain([Number::Int(last)]).collect());
-    let engine = Engine::new(Budget::new(Some(8 << 30)));
+    let engine = Engine::new(Simd::best(), Budget::new(Some(8 << 30)));
     let (idle, _writer) = pipe().unwrap();
     let input = Arc::new(Attachment::from(OwnedFd::from(idle)));
     let place = |ingests: &Ingests, last: i64| {
         let query = query([numbers(last), attached()]);
         let (ingests, input) = (ingests.clone(), Arc::clone(&input));
         let began = Instant::now();
-        let mut call = Box::pin(async move { ingests.data(query, |_| Some(Arc::clone(&input))).await });
+        let mut call =
+            Box::pin(async move { ingests.data(query, Statistic::Mean, |_| Some(Arc::clone(&input))).await });
         let waits = futures::FutureExt::now_or_never(&mut call).is_none();
         assert!(waits, "the pipe has no end yet");
         (began.elapsed(), call)

@@ -134,5 +134,5 @@ fn worker(config: &Config, input: &Input) -> WorkerSpec {
     };
     let level = if config.asking.verbosity == Verbosity::Debug { "debug" } else { "info" };
     let spec = WorkerSpec::new(&config.rpc_bin).with_limits(limits).with_sandbox(config.sandbox);
-    spec.env("TASK_LOG", level)
+    run::computing(spec.env("TASK_LOG", level))
 }

@@ -3,6 +3,7 @@
 use task_host::journal::Journal;
 use task_host::record::Level;
 use task_host::screen::Screen;
+use task_host::spawn::WorkerSpec;
 use task_host::store::{RUNS, Store};
 use tracing_subscriber::layer::SubscriberExt;
 
@@ -16,6 +17,14 @@ pub fn journal(run: &str, screen: Screen) -> Journal {
     // It is set once in a process, here.
     let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(journal.layer()));
     journal
+}
+
+/// The worker, computing with the instructions that `TASK_SIMD` names: for tests, and for who suspects them.
+pub fn computing(spec: WorkerSpec) -> WorkerSpec {
+    match std::env::var_os("TASK_SIMD") {
+        Some(level) => spec.env("TASK_SIMD", level),
+        None => spec,
+    }
 }
 
 /// Ends a run: `clear` removes what it made. Nothing is left to be done but to say how it ended.

@@ -279,6 +279,7 @@ fn open_terminal() -> Result<OwnedFd, Errno> {
 fn worker(config: &ServeConfig) -> WorkerSpec {
     let spec =
         WorkerSpec::new(&config.rpc_bin).with_limits(config.limits.clone()).with_sandbox(config.sandbox);
+    let spec = crate::run::computing(spec);
     // Without the variable its log has no line for an ordinary call, but a summary a minute.
     if config.verbosity >= Verbosity::Verbose { spec.env("TASK_LOG", "debug") } else { spec }
 }

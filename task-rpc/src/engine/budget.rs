@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, Weak};
 use task_proto::fault::{Fault, FaultKind};
 
 use super::ingest::Table;
-use super::shared::lock;
+use super::team::lock;
 
 /// The memory that all sequences of a process share. Clones are the same budget.
 #[derive(Debug, Clone)]
@@ -105,6 +105,13 @@ impl Lease {
         self.shared.used.fetch_sub(self.spare, Relaxed);
         self.bytes -= self.spare;
         self.spare = 0;
+    }
+
+    /// Gives back some of what was taken.
+    pub fn give_back(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.bytes);
+        self.shared.used.fetch_sub(bytes, Relaxed);
+        self.bytes -= bytes;
     }
 
     fn take(&mut self, bytes: u64) -> Result<(), Fault> {

@@ -2,24 +2,31 @@
 //! them in the same way.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustix::fs::{FileType, fstat};
 use task_proto::fault::{Fault, FaultKind};
 use task_proto::limits::{INGESTS, INLINE_NUMBERS};
 use task_proto::number::Number;
-use task_proto::numbers::Numbers;
-use task_proto::scoreboard::Activity;
-use task_proto::stats::{Format, Query, Source};
-use task_proto::text::Scanner;
+use task_proto::stats::{Query, Source};
 use task_proto::wire::Attachment;
 
-use super::map::{Maps, View};
-use super::raw::{self, Raw};
-use super::reader::{self, Kind, kind, read_file, read_stream};
-use super::shared::{Shared, Work, lock};
+use super::intake::{self, Intake, Reading};
+use super::shared::{Shared, Work};
+use super::team::lock;
 use super::{Budget, Collector, Data, Engine, Lease};
+
+/// What is asked of an input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Statistic {
+    /// The mean.
+    Mean,
+    /// The median.
+    Median,
+    /// The mode.
+    Mode,
+}
 
 /// The inputs of one connection. Clones are the same table.
 #[derive(Debug, Clone)]
@@ -27,14 +34,6 @@ pub struct Ingests {
     engine: Engine,
     table: Arc<Table>,
     reading: Arc<Reading>,
-}
-
-/// What the threads of a connection know that read its inputs.
-#[derive(Debug)]
-struct Reading {
-    idle: Option<Duration>,
-    claims: Claims,
-    maps: Maps,
 }
 
 /// What was read, and is kept for later calls.
@@ -47,7 +46,15 @@ struct Ingest {
     /// The same for queries that are the same: to compare all numbers of a request with those of each kept one would
     /// stop the I/O loop.
     hash: u64,
+    place: Place,
+}
+
+/// Where the data of a query is or will be.
+#[derive(Debug, Clone, Default)]
+struct Place {
     data: Arc<Shared<Data>>,
+    /// Whether a call waits for the median of it.
+    median: Arc<AtomicBool>,
 }
 
 /// A query whose own numbers count against the memory for numbers: those of a frame take up to 16 times its bytes.
@@ -59,26 +66,10 @@ struct Counted {
     lease: Lease,
 }
 
-/// Attachments that have been read and cannot be read again, as long as anybody can ask for them.
-#[derive(Debug, Default)]
-struct Claims(Mutex<Vec<Claim>>);
-
-#[derive(Debug)]
-struct Claim {
-    descriptor: Weak<Attachment>,
-    pipe: Option<Pipe>,
-}
-
-/// Device and inode of a pipe or socket, to which several descriptors may lead: who read two of them would get some of
-/// its bytes from each.
-type Pipe = (u64, u64);
-
-type Checked<'a> = (MutexGuard<'a, Vec<Claim>>, Option<Pipe>);
-
 impl Table {
     /// Drops what no call uses; a later call reads it again, or hears that it cannot be.
     pub(super) fn shrink(&self) {
-        lock(&self.0).retain(|ingest| !ingest.data.forget());
+        lock(&self.0).retain(|ingest| !ingest.place.data.forget());
     }
 }
 
@@ -95,47 +86,24 @@ impl Counted {
     }
 }
 
-impl Claims {
-    fn claim(&self, descriptor: &Arc<Attachment>, file_type: FileType) -> Result<(), Fault> {
-        let (mut claims, pipe) = self.check(descriptor, file_type)?;
-        claims.push(Claim { descriptor: Arc::downgrade(descriptor), pipe });
-        Ok(())
-    }
-
-    /// The claims, without one on this descriptor or its pipe; and which pipe that is.
-    fn check(&self, descriptor: &Arc<Attachment>, file_type: FileType) -> Result<Checked<'_>, Fault> {
-        let is_pipe = matches!(file_type, FileType::Fifo | FileType::Socket);
-        let pipe = is_pipe.then(|| fstat(descriptor).ok()).flatten().map(|stat| (stat.st_dev, stat.st_ino));
-        let mut claims = lock(&self.0);
-        claims.retain(|claim| claim.descriptor.strong_count() > 0);
-        let message = if claims.iter().any(|claim| claim.descriptor.ptr_eq(&Arc::downgrade(descriptor))) {
-            "an earlier call has read this input, which can be read only once; save it to a file to read it again"
-        } else if pipe.is_some() && claims.iter().any(|claim| claim.pipe == pipe) {
-            "this input is the same pipe or socket as another one, and can be read only once; give it once, or release the other one first"
-        } else {
-            return Ok((claims, pipe));
-        };
-        Err(Fault::new(FaultKind::InputConsumed, message))
-    }
-}
-
 impl Ingests {
     /// An empty table. `idle` is how long an input may keep its readers waiting for a byte.
     pub fn new(engine: Engine, idle: Option<Duration>) -> Self {
         let table = Arc::default();
         engine.budget.register(&table);
-        let reading = Reading { idle, claims: Claims::default(), maps: Maps::default() };
+        let reading = Reading::new(idle);
         Ingests { engine, table, reading: Arc::new(reading) }
     }
 
     /// The query's numbers: read by now, being read for another call, or to be read. `attachment` finds a
-    /// descriptor by its number. Dropping the future ends the reading within a block, if no other call waits.
+    /// descriptor by its number, `wanted` is what it is for. Dropping the future ends the reading within a block, if no other call waits.
     ///
     /// # Errors
     /// Whatever is wrong with the input, with the source and the place.
     pub async fn data(
         &self,
         query: Query,
+        wanted: Statistic,
         attachment: impl Fn(u32) -> Option<Arc<Attachment>>,
     ) -> Result<Arc<Data>, Fault> {
         let inline = query.sources.iter().map(|source| match source {
@@ -145,17 +113,20 @@ impl Ingests {
         let inline = inline.sum::<Option<usize>>();
         if inline.is_some_and(|numbers| numbers <= INLINE_NUMBERS) {
             // The frame bounds these numbers.
-            let mut collector = Collector::new(&Budget::unlimited(), query.missing);
-            collect_inline(&mut collector, &query, || Ok(()))?;
-            return Ok(Arc::new(Data::new(collector.finish()?, self.engine.clone())));
+            let mut collector = Collector::new(self.engine.simd, &Budget::unlimited(), query.missing);
+            intake::inline(&mut collector, &query, || Ok(()))?;
+            return Ok(Arc::new(Data::new(collector.finish(&|| Ok(()))?, self.engine.clone())));
         }
         let query = Counted::new(query, &self.engine.budget)?;
         if inline.is_some() {
             return Shared::default().get(|job| self.compute(query, job)).await;
         }
         let descriptors = descriptors(&query.query, attachment)?;
-        let data = self.place(&query);
-        data.get(|job| self.read(query, descriptors, job)).await
+        let Place { data, median } = self.place(&query);
+        if wanted == Statistic::Median {
+            median.store(true, Relaxed);
+        }
+        data.get(|job| self.read(query, descriptors, median, job)).await
     }
 
     /// Forgets what was read from this attachment.
@@ -166,56 +137,49 @@ impl Ingests {
 
     fn compute(&self, query: Arc<Counted>, job: Work<Data>) {
         let engine = self.engine.clone();
-        self.engine.pool.run(self.engine.process, job.cancelled(), move || {
-            job.enter(Activity::Computing);
-            let mut collector = Collector::new(&engine.budget, query.query.missing);
+        self.engine.compute(job, move |hand| {
+            let mut collector = Collector::new(engine.simd, &engine.budget, query.query.missing);
             collector.stands_beside(&query.lease);
-            let outcome = collect_inline(&mut collector, &query.query, || job.checkpoint())
-                .and_then(|()| collector.finish())
-                .map(|sequence| Data::new(sequence, engine));
+            let checkpoint = || hand.team().checkpoint();
+            intake::inline(&mut collector, &query.query, checkpoint)?;
+            let sequence = collector.finish(&checkpoint)?;
             drop(query);
-            job.finish(outcome);
+            Ok(Data::new(sequence, engine))
         });
     }
 
     /// Where the data of such a query is or will be.
-    fn place(&self, query: &Arc<Counted>) -> Arc<Shared<Data>> {
+    fn place(&self, query: &Arc<Counted>) -> Place {
         let hash = hash(&query.query);
         let mut table = lock(&self.table.0);
         let is_same = |ingest: &&Ingest| ingest.hash == hash && same(&ingest.query.query, &query.query);
         if let Some(ingest) = table.iter().find(is_same) {
-            return Arc::clone(&ingest.data);
+            return ingest.place.clone();
         }
         if table.len() >= INGESTS
-            && let Some(oldest) = table.iter().position(|ingest| !ingest.data.is_wanted())
+            && let Some(oldest) = table.iter().position(|ingest| !ingest.place.data.is_wanted())
         {
             table.remove(oldest);
         }
-        let data = Arc::new(Shared::default());
-        table.push(Ingest { query: Arc::clone(query), hash, data: Arc::clone(&data) });
-        data
+        let place = Place::default();
+        table.push(Ingest { query: Arc::clone(query), hash, place: place.clone() });
+        place
     }
 
-    fn read(&self, query: Arc<Counted>, descriptors: Vec<Option<Arc<Attachment>>>, job: Work<Data>) {
+    fn read(
+        &self,
+        query: Arc<Counted>,
+        descriptors: Vec<Option<Arc<Attachment>>>,
+        median: Arc<AtomicBool>,
+        job: Work<Data>,
+    ) {
         let (engine, reading) = (self.engine.clone(), Arc::clone(&self.reading));
-        reader::run(&self.engine.readers, self.engine.process, job, move |job| {
-            let Query { sources, missing } = &query.query;
-            let mut collector = Collector::new(&engine.budget, *missing);
-            collector.stands_beside(&query.lease);
-            for (index, (source, descriptor)) in sources.iter().zip(&descriptors).enumerate() {
-                let several = (sources.len() > 1).then_some(index);
-                match (source, descriptor) {
-                    (Source::Attached { format, .. }, Some(descriptor)) => {
-                        reading.collect(&mut collector, descriptor, *format, several, job)
-                    }
-                    (Source::Attached { attached, .. }, None) => Err(no_attachment(*attached)),
-                    (Source::Numbers(numbers), _) => {
-                        collect_numbers(&mut collector, numbers, several, || job.checkpoint())
-                    }
-                }
-                .map_err(|fault| fault.in_source(index as u32))?;
-            }
-            Ok(Data::new(collector.finish()?, engine))
+        self.engine.read(job, move |hand| {
+            let mut intake = Intake::new(&engine, &reading, &query.query, hand);
+            intake.stands_beside(&query.lease);
+            let sequence = intake.take(&descriptors, &median)?;
+            drop(query);
+            Ok(Data::new(sequence, engine))
         });
     }
 }
@@ -238,114 +202,6 @@ fn descriptors(
 /// No descriptor of that number is alive on the connection.
 pub fn no_attachment(attached: u32) -> Fault {
     Fault::new(FaultKind::NoAttachment, format!("this connection has no attachment {attached}"))
-}
-
-impl Reading {
-    fn collect(
-        &self,
-        collector: &mut Collector,
-        descriptor: &Arc<Attachment>,
-        format: Format,
-        source: Option<usize>,
-        job: &Work<Data>,
-    ) -> Result<(), Fault> {
-        // A file system that is gone may keep even this waiting.
-        let kind = job.waiting(|| kind(descriptor))?;
-        match format {
-            Format::Text => {
-                let mut scanner = Scanner::default();
-                let take =
-                    |block: &[u8]| scanner.push(block, |token, place| collector.token(token, place, source));
-                self.blocks(descriptor, kind, job, take)?;
-                scanner.finish(|token, place| collector.token(token, place, source))
-            }
-            Format::F64 => {
-                self.collect_raw(collector, descriptor, kind, Raw::floats(), job, |collector, view| {
-                    collector.mapped_floats(view, &|| job.checkpoint())
-                })
-            }
-            Format::I64 => {
-                self.collect_raw(collector, descriptor, kind, Raw::ints(), job, |collector, view| {
-                    collector.mapped_ints(view);
-                    Ok(())
-                })
-            }
-        }
-    }
-
-    /// Takes the values where they are, or else reads them.
-    fn collect_raw(
-        &self,
-        collector: &mut Collector,
-        descriptor: &Arc<Attachment>,
-        kind: Kind,
-        mut raw: Raw,
-        job: &Work<Data>,
-        mapped: impl FnOnce(&mut Collector, View) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
-        if let Kind::File { offset, size } = kind {
-            // To look at all its pages takes some 35 µs for each MiB.
-            if let Some(view) = job.waiting(|| self.maps.view(descriptor, offset)) {
-                return mapped(collector, view);
-            }
-            collector.reserve(size.saturating_sub(offset))?;
-        }
-        self.blocks(descriptor, kind, job, |block| raw.push(block, collector))?;
-        raw.finish()
-    }
-
-    /// Reads the input to its end, and hands over its blocks.
-    fn blocks(
-        &self,
-        descriptor: &Arc<Attachment>,
-        kind: Kind,
-        job: &Work<Data>,
-        take: impl FnMut(&[u8]) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
-        match kind {
-            Kind::File { offset, .. } => read_file(descriptor, offset, job, take),
-            Kind::Stream(file_type) => {
-                // Before it waits for bytes that it may not take.
-                job.waiting(|| self.claims.check(descriptor, file_type).map(drop))?;
-                let claim = || self.claims.claim(descriptor, file_type);
-                read_stream(descriptor, file_type, self.idle, job, claim, take)
-            }
-        }
-    }
-}
-
-fn collect_inline(
-    collector: &mut Collector,
-    query: &Query,
-    checkpoint: impl Fn() -> Result<(), Fault>,
-) -> Result<(), Fault> {
-    for (index, source) in query.sources.iter().enumerate() {
-        if let Source::Numbers(numbers) = source {
-            let several = (query.sources.len() > 1).then_some(index);
-            collect_numbers(collector, numbers, several, &checkpoint)
-                .map_err(|fault| fault.in_source(index as u32))?;
-        }
-    }
-    Ok(())
-}
-
-/// The place of a fault is the position in the list.
-fn collect_numbers(
-    collector: &mut Collector,
-    numbers: &Numbers,
-    source: Option<usize>,
-    checkpoint: impl Fn() -> Result<(), Fault>,
-) -> Result<(), Fault> {
-    if let Some(index) = numbers.huge() {
-        collector.huge(format_args!("position {}", index + 1), source);
-    }
-    for (index, &number) in numbers.iter().enumerate() {
-        if index % INLINE_NUMBERS == 0 {
-            checkpoint()?;
-        }
-        collector.number(number).map_err(|fault| raw::at(fault, index as u64 + 1))?;
-    }
-    Ok(())
 }
 
 fn names(source: &Source, attachment: u32) -> bool {
@@ -390,27 +246,5 @@ fn same_number(left: Number, right: Number) -> bool {
     match (left, right) {
         (Number::Float(left), Number::Float(right)) => left.to_bits() == right.to_bits(),
         (left, right) => left == right,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::fd::OwnedFd;
-
-    use super::*;
-
-    #[test]
-    fn claims_last_as_long_as_their_descriptors() {
-        let claims = Claims::default();
-        let descriptor = || Arc::new(Attachment::from(OwnedFd::from(std::io::pipe().unwrap().0)));
-        let kept = descriptor();
-        claims.claim(&kept, FileType::Fifo).unwrap();
-        for _ in 0..10 {
-            let gone = descriptor();
-            claims.claim(&gone, FileType::Fifo).unwrap();
-            assert!(Arc::into_inner(gone).is_some(), "a claim keeps nothing open");
-        }
-        assert_eq!(claims.claim(&kept, FileType::Fifo).unwrap_err().kind, FaultKind::InputConsumed);
-        assert_eq!(lock(&claims.0).len(), 1);
     }
 }

@@ -11,7 +11,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use task_proto::limits::MAPPINGS;
 use task_proto::wire::Attachment;
 
-use super::shared::lock;
+use super::team::lock;
 
 /// Without one of them somebody could change a number while it is counted, or take its page away: then reading it is a
 /// SIGBUS.
@@ -133,14 +133,9 @@ impl Drop for Map {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
     use rustix::fs::{MemfdFlags, fcntl_add_seals, memfd_create};
-    use task_proto::fault::{Fault, FaultKind};
-    use task_proto::stats::Missing;
 
     use super::*;
-    use crate::engine::{Budget, Collector};
 
     #[test]
     fn only_whole_values_from_a_place_of_a_value_are_used_where_they_are() {
@@ -156,26 +151,5 @@ mod tests {
         assert_eq!([0, 8, 64].map(|offset| values(&whole, offset)), [Some(8), Some(7), Some(0)]);
         assert_eq!([5, 65, 72, u64::MAX].map(|offset| values(&whole, offset)), [None; 4]);
         assert_eq!([0, 5].map(|offset| values(&cut, offset)), [None; 2]);
-    }
-
-    #[test]
-    fn a_cancelled_search_for_missing_values_stops_within_a_block() {
-        let memfd = memfd_create("array", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
-        for _ in 0..10 {
-            rustix::io::write(&memfd, &vec![0; 1024 * 1024]).unwrap();
-        }
-        fcntl_add_seals(&memfd, SEALS).unwrap();
-        let (maps, memfd) = (Maps::default(), Arc::new(Attachment::from(memfd)));
-        let looks = |allowed: u32| {
-            let looks = Cell::new(0);
-            let mut collector = Collector::new(&Budget::unlimited(), Missing::Error);
-            let outcome = collector.mapped_floats(maps.view(&memfd, 0).unwrap(), &|| {
-                looks.set(looks.get() + 1);
-                if looks.get() <= allowed { Ok(()) } else { Err(Fault::new(FaultKind::Cancelled, "")) }
-            });
-            (looks.get(), outcome.is_ok())
-        };
-        assert_eq!(looks(3), (4, false));
-        assert_eq!(looks(10), (10, true));
     }
 }

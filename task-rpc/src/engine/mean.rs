@@ -1,80 +1,186 @@
 //! The exact mean: an exact sum and one division that is rounded once.
 //!
 //! The sum of floats is a fixed-point number wide enough for every `f64` and for 2⁶⁴ of them (Kulisch's long
-//! accumulator), so no order, no number of threads and no cancellation of terms can change a bit of it.
+//! accumulator), so no order, no number of threads and no cancellation of terms can change a bit of it. A value at a
+//! time it takes 4 ns. Blocks come to it by one of two ways that are as exact and faster:
+//! * [bins](super::kernels::sum) for values whose exponents lie within some 65 of each other: at the speed of memory;
+//! * a table with one sum for each sign and exponent, for all others: 0.4–1.1 ns a value and thread.
 
-use task_proto::fault::Fault;
-
-use super::sequence::Block;
-use super::{Checkpoint, Sequence};
+use super::kernels::sum;
+use super::simd::Simd;
 
 /// Exponent of the unit of a [`Sum`]: the smallest subnormal.
 const UNIT: i32 = -1074;
 /// 2098 bits for all exponents, 64 for the number of terms, one for the sign, in digits of 32.
 const DIGITS: usize = 68;
 const FRACTION_BITS: u32 = f64::MANTISSA_DIGITS - 1;
+const FRACTION: u64 = (1 << FRACTION_BITS) - 1;
+const NOT_FINITE: usize = 0x7ff;
+const SIGNS_AND_EXPONENTS: usize = 1 << 12;
+/// One value in so many is added by itself, where it is beyond what suits the others.
+const FEW: usize = 64;
+/// Values among which one attempt with bins that fails costs little.
+const SPREAD: usize = 256 * 1024;
 
-/// The `f64` nearest to the exact rational mean, ties to even. With infinities: infinite, or NaN for both.
-///
-/// # Errors
-/// Only the checkpoint's.
-pub fn mean(sequence: &Sequence, checkpoint: Checkpoint<'_>) -> Result<f64, Fault> {
-    let mut ints: i128 = 0;
-    let mut floats = Sum::default();
-    for block in sequence.blocks() {
-        match block {
-            Block::Int(block) if sequence.is_float() => floats.add(block.iter().map(|&int| int as f64)),
-            Block::Int(block) => ints += block.iter().map(|&int| i128::from(int)).sum::<i128>(),
-            Block::Float(block) => floats.add(block.iter().copied()),
-        }
-        checkpoint()?;
-    }
-    Ok(if sequence.is_float() { floats.mean(sequence.count()) } else { mean_of_ints(ints, sequence.count()) })
+/// The sum of a block of at most 2³¹ integers.
+pub fn sum_ints(block: &[i64]) -> i128 {
+    sum::ints(block)
 }
 
-fn mean_of_ints(sum: i128, count: u64) -> f64 {
+/// The `f64` nearest to the exact rational mean, ties to even; NaN for none.
+pub fn mean_of_ints(sum: i128, count: u64) -> f64 {
     let magnitude = sum.unsigned_abs();
     let digits = [0, 32, 64, 96].map(|shift| (magnitude >> shift) as u32);
     quotient(sum < 0, &digits, 0, count)
 }
 
-/// An exact sum of floats.
-struct Sum {
+/// An exact sum of at most 2⁶³ floats.
+#[derive(Debug, Clone)]
+pub struct Sum {
     /// Digits of 32 bits from the lowest, each of which may for a while be larger, or negative.
     digits: [i64; DIGITS],
     positive_infinity: bool,
     negative_infinity: bool,
+    /// The exponent that suited the last bins.
+    exponent: Option<i32>,
+    /// So many values more go to the table at once, as the last ones that were tried suited no bins.
+    spread: usize,
+    /// What is to be added to the digits. 128 KiB, for those that need it.
+    table: Option<Box<Table>>,
 }
 
 impl Default for Sum {
     fn default() -> Self {
-        Sum { digits: [0; DIGITS], positive_infinity: false, negative_infinity: false }
+        Sum {
+            digits: [0; DIGITS],
+            positive_infinity: false,
+            negative_infinity: false,
+            exponent: None,
+            spread: 0,
+            table: None,
+        }
     }
 }
 
 impl Sum {
-    /// Adds a block of at most 2³⁰ values. NaN adds nothing.
-    fn add(&mut self, block: impl Iterator<Item = f64>) {
-        for value in block {
-            let bits = value.to_bits();
-            let exponent = (bits >> FRACTION_BITS) as usize & 0x7ff;
-            let fraction = bits & ((1 << FRACTION_BITS) - 1);
-            if exponent == 0x7ff {
-                self.positive_infinity |= value > 0.0;
-                self.negative_infinity |= value < 0.0;
-                continue;
-            }
-            // A subnormal has no hidden bit, and the exponent of the smallest normals.
-            let (mantissa, shift) =
-                if exponent == 0 { (fraction, 0) } else { (fraction | (1 << FRACTION_BITS), exponent - 1) };
-            let wide = u128::from(mantissa) << (shift % 32);
-            let parts = [wide, wide >> 32, wide >> 64].map(|part| i64::from(part as u32));
-            let digits = &mut self.digits[shift / 32..shift / 32 + 3];
-            for (digit, part) in digits.iter_mut().zip(parts) {
-                *digit += if value.is_sign_negative() { -part } else { part };
-            }
+    /// Adds a block of at most 2³⁰ values, and counts the NaN, which add nothing.
+    pub fn add(&mut self, simd: Simd, block: &[f64]) -> usize {
+        let whole = block.len() - block.len() % sum::lanes(simd);
+        let (whole, rest) = block.split_at(whole);
+        let mut nan = 0;
+        for chunk in whole.chunks(sum::chunk(simd)) {
+            let binned = if self.spread == 0 { self.add_to_bins(simd, chunk) } else { None };
+            nan += binned.unwrap_or_else(|| self.add_to_table(simd, chunk));
+        }
+        for &value in rest {
+            nan += usize::from(value.is_nan());
+            self.add_one(value);
         }
         self.carry();
+        nan
+    }
+
+    /// Adds what another one has.
+    pub fn merge(&mut self, other: &Sum) {
+        for (digit, more) in self.digits.iter_mut().zip(other.digits) {
+            *digit += more;
+        }
+        if let Some(table) = &other.table {
+            table.add_to(&mut self.digits);
+        }
+        self.positive_infinity |= other.positive_infinity;
+        self.negative_infinity |= other.negative_infinity;
+        self.carry();
+    }
+
+    /// The `f64` nearest to the exact sum over this count, ties to even. With infinities: infinite, or NaN for both.
+    /// NaN for a count of 0.
+    pub fn mean(&self, count: u64) -> f64 {
+        match (self.positive_infinity, self.negative_infinity) {
+            (true, true) => return f64::NAN,
+            (true, false) => return f64::INFINITY,
+            (false, true) => return f64::NEG_INFINITY,
+            (false, false) => {}
+        }
+        let mut all = Sum::default();
+        all.merge(self);
+        let negative = all.digits[DIGITS - 1] < 0;
+        if negative {
+            all.digits = all.digits.map(|digit| -digit);
+            all.carry();
+        }
+        quotient(negative, &all.digits.map(|digit| digit as u32), UNIT, count)
+    }
+
+    /// Adds a chunk, if some exponent suits (nearly) all of it, and counts the NaN.
+    fn add_to_bins(&mut self, simd: Simd, chunk: &[f64]) -> Option<usize> {
+        let mut exponent = match self.exponent {
+            Some(exponent) => exponent,
+            None => suited_to(sum::survey(simd, chunk, 0.0).largest),
+        };
+        // The exponent of the last chunk, then this one's own.
+        for _ in 0..2 {
+            self.exponent = Some(exponent);
+            let bins = sum::bins(simd, chunk, exponent);
+            let mut beyond = 0;
+            let mut nan = 0;
+            if !(bins.exact && bins.complete) {
+                let survey = sum::survey(simd, chunk, sum::limit(exponent));
+                (beyond, nan) = (survey.beyond, survey.nan);
+                exponent = suited_to(survey.largest);
+            }
+            if bins.exact && beyond <= chunk.len() / FEW {
+                for (term, unit) in bins.terms {
+                    add_scaled(&mut self.digits, term < 0, unit, u128::from(term.unsigned_abs()));
+                }
+                if beyond > 0 {
+                    let limit = sum::limit(self.exponent?);
+                    chunk.iter().filter(|value| value.abs() >= limit).for_each(|&value| self.add_one(value));
+                }
+                return Some(nan);
+            }
+            if self.exponent == Some(exponent) {
+                break;
+            }
+        }
+        self.spread = SPREAD;
+        None
+    }
+
+    /// Adds a chunk of any values, and counts the NaN.
+    fn add_to_table(&mut self, simd: Simd, chunk: &[f64]) -> usize {
+        let survey = sum::survey(simd, chunk, f64::INFINITY);
+        if survey.beyond > 0 {
+            self.positive_infinity |= chunk.contains(&f64::INFINITY);
+            self.negative_infinity |= chunk.contains(&f64::NEG_INFINITY);
+        }
+        self.spread = self.spread.saturating_sub(chunk.len());
+        let table = self.table.get_or_insert_default();
+        table.add(chunk);
+        if table.values >= Table::MOST {
+            table.add_to(&mut self.digits);
+            self.table = None;
+            self.carry();
+        }
+        survey.nan
+    }
+
+    /// Adds one value. Up to 2³⁰ are added before a [`carry`](Self::carry).
+    fn add_one(&mut self, value: f64) {
+        let bits = value.to_bits();
+        let exponent = (bits >> FRACTION_BITS) as usize & NOT_FINITE;
+        if exponent == NOT_FINITE {
+            self.positive_infinity |= value > 0.0;
+            self.negative_infinity |= value < 0.0;
+            return;
+        }
+        let hidden = u64::from(exponent != 0) << FRACTION_BITS;
+        add_scaled(
+            &mut self.digits,
+            value.is_sign_negative(),
+            unit(exponent),
+            u128::from(bits & FRACTION | hidden),
+        );
     }
 
     /// Brings every digit but the highest back into 32 bits; the highest keeps the sign.
@@ -87,28 +193,94 @@ impl Sum {
         }
         self.digits[DIGITS - 1] += carry;
     }
+}
 
-    fn mean(mut self, count: u64) -> f64 {
-        match (self.positive_infinity, self.negative_infinity) {
-            (true, true) => return f64::NAN,
-            (true, false) => return f64::INFINITY,
-            (false, true) => return f64::NEG_INFINITY,
-            (false, false) => {}
-        }
-        let negative = self.digits[DIGITS - 1] < 0;
-        if negative {
-            self.digits = self.digits.map(|digit| -digit);
-            self.carry();
-        }
-        quotient(negative, &self.digits.map(|digit| digit as u32), UNIT, count)
+/// For each sign and exponent the count and the sum of the fractions of its values, in one number: adding a value is
+/// one addition of 128 bits. (A single table of signed mantissas is smaller, but 0.75 ns a value everywhere; this is 0.45 where
+/// exponents repeat, 1.05 where all 4096 occur. Radford Neal, "Fast exact summation using small and large superaccumulators",
+/// 2015, counts apart.)
+#[derive(Debug, Clone)]
+struct Table {
+    /// Twice, by turns, so that an addition seldom waits for the one before it.
+    sums: Vec<u128>,
+    values: u64,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Table { sums: vec![0; 2 * SIGNS_AND_EXPONENTS], values: 0 }
     }
 }
 
+impl Table {
+    /// The lowest bit of the counts. Below it there is room for as many fractions as can be counted above it.
+    const COUNT: u32 = 90;
+    /// With this many values it is to be emptied, after the block that brought them.
+    const MOST: u64 = 1 << (u128::BITS - Table::COUNT - 1);
+
+    fn add(&mut self, values: &[f64]) {
+        self.values += values.len() as u64;
+        let ([even, odd], _) = self.sums.as_chunks_mut() else { return };
+        let (pairs, rest) = values.as_chunks::<2>();
+        for pair in pairs {
+            Table::add_one(even, pair[0]);
+            Table::add_one(odd, pair[1]);
+        }
+        for &value in rest {
+            Table::add_one(even, value);
+        }
+    }
+
+    #[inline]
+    fn add_one(sums: &mut [u128; SIGNS_AND_EXPONENTS], value: f64) {
+        let bits = value.to_bits();
+        let sum = &mut sums[(bits >> FRACTION_BITS) as usize];
+        // Of NaN there may be more than can be counted.
+        *sum = sum.wrapping_add(1 << Table::COUNT | u128::from(bits & FRACTION));
+    }
+
+    /// Adds all values but infinities and NaN. The digits are not carried.
+    fn add_to(&self, digits: &mut [i64; DIGITS]) {
+        for (index, &sum) in self.sums.iter().enumerate() {
+            let exponent = index & NOT_FINITE;
+            if sum != 0 && exponent != NOT_FINITE {
+                let fractions = sum & ((1 << Table::COUNT) - 1);
+                let hidden = if exponent == 0 { 0 } else { sum >> Table::COUNT << FRACTION_BITS };
+                add_scaled(digits, index & (NOT_FINITE + 1) != 0, unit(exponent), fractions + hidden);
+            }
+        }
+    }
+}
+
+/// Adds ± this magnitude, below 2⁹⁶, × 2^`unit`.
+fn add_scaled(digits: &mut [i64; DIGITS], negative: bool, unit: i32, magnitude: u128) {
+    let shift = (unit - UNIT) as usize;
+    let scaled = magnitude << (shift % 32);
+    let parts = [0, 32, 64, 96].map(|part| i64::from((scaled >> part) as u32));
+    for (digit, part) in digits[shift / 32..].iter_mut().zip(parts) {
+        *digit += if negative { -part } else { part };
+    }
+}
+
+/// The exponent of the last place of floats of this biased exponent. Subnormals have that of the smallest normals.
+fn unit(exponent: usize) -> i32 {
+    UNIT + exponent.max(1) as i32 - 1
+}
+
+/// An exponent for bins that hold values up to this one, and up to twice of it, as the next chunk may have some.
+fn suited_to(largest: f64) -> i32 {
+    let exponent = (largest.to_bits() >> FRACTION_BITS) as i32 - 1023;
+    (exponent + 1).clamp(sum::LOWEST, sum::HIGHEST)
+}
+
 /// ±`digits` × 2^`unit` ÷ `divisor`, to the nearest `f64`, ties to even; zero is always 0. `digits` are of 32 bits,
-/// from the lowest. The result must be within the range of `f64`, as any mean is.
+/// from the lowest. The result must be within the range of `f64`, as any mean is. NaN for a divisor of 0.
 fn quotient(negative: bool, digits: &[u32], unit: i32, divisor: u64) -> f64 {
     /// Digits behind the point: a sum of at least one unit over any divisor still has 64 significant bits.
     const BEHIND: usize = 4;
+    if divisor == 0 {
+        return f64::NAN;
+    }
     let mut quotient = vec![0; digits.len() + BEHIND];
     let mut remainder: u128 = 0;
     for (index, place) in quotient.iter_mut().enumerate().rev() {
@@ -134,28 +306,4 @@ fn quotient(negative: bool, digits: &[u32], unit: i32, divisor: u64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_lies_beyond_all_digits_still_breaks_a_tie() {
-        // 1 ÷ (2⁶³ − 2¹⁰) = 2⁻⁶³ (1 + 2⁻⁵³ + 2⁻¹⁰⁶ + …): half a last place, and a remainder.
-        let above = quotient(false, &[1], 0, (1 << 63) - (1 << 10));
-        assert_eq!(above.to_bits(), f64::exp2(-63.0).to_bits() + 1);
-        // 2⁶³ (1 + 2⁻⁵³) is a tie.
-        assert_eq!(quotient(false, &[1 << 10, 1 << 31], 0, 1).to_bits(), f64::exp2(63.0).to_bits());
-    }
-
-    #[test]
-    fn the_widest_sums_fit() {
-        for (value, mean) in [(f64::MAX, f64::MAX), (f64::MIN, f64::MIN), (-5e-324, -5e-324)] {
-            let mut sum = Sum::default();
-            for _ in 0..3 {
-                sum.add(std::iter::repeat_n(value, 5000));
-            }
-            assert_eq!(sum.mean(15_000).to_bits(), mean.to_bits());
-        }
-        assert_eq!(mean_of_ints(i128::from(i64::MIN) << 60, 1 << 60).to_bits(), (i64::MIN as f64).to_bits());
-        assert_eq!(quotient(true, &[1], UNIT, 3).to_bits(), 0, "no negative zero");
-    }
-}
+mod tests;

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
-use super::reader;
-use super::shared::lock;
+use super::cores::cores;
+use super::team::lock;
 
 /// The threads, started when needed, and the jobs that wait for one. A job that waits belongs to a call in flight, so
 /// that the limits on connections and calls bound the lines.
@@ -133,7 +133,7 @@ impl Shop {
                 continue;
             }
             // One for each processor is kept for the calls to come.
-            if queue.closed || queue.idle >= reader::cores() {
+            if queue.closed || queue.idle >= cores() {
                 queue.threads -= 1;
                 return;
             }

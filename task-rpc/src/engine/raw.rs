@@ -1,72 +1,65 @@
-//! Raw values: eight little-endian bytes each, over the borders of blocks.
+//! Raw values: eight little-endian bytes each.
 
 use task_proto::fault::{Fault, FaultKind};
-use task_proto::number::Number;
 
 use super::Collector;
 
 /// Bytes of a value.
 pub(super) const WIDTH: usize = 8;
 
-/// Turns bytes into numbers.
-pub(super) struct Raw {
-    number: fn([u8; WIDTH]) -> Number,
-    /// The beginning of a value whose rest comes with the next block.
-    begun: Vec<u8>,
-    values: u64,
+/// What the values are.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Element {
+    Float,
+    Int,
 }
 
-impl Raw {
-    pub(super) fn floats() -> Self {
-        Raw::new(|bytes| Number::Float(f64::from_le_bytes(bytes)))
-    }
+/// Room for values, of which each thread has its own.
+#[derive(Debug, Default)]
+pub(super) struct Values {
+    floats: Vec<f64>,
+    ints: Vec<i64>,
+}
 
-    pub(super) fn ints() -> Self {
-        Raw::new(|bytes| Number::Int(i64::from_le_bytes(bytes)))
-    }
-
-    fn new(number: fn([u8; WIDTH]) -> Number) -> Self {
-        Raw { number, begun: Vec::with_capacity(WIDTH), values: 0 }
-    }
-
-    /// Hands the values of one more block to the collector. The place of a fault is the position in the list.
-    pub(super) fn push(&mut self, mut block: &[u8], collector: &mut Collector) -> Result<(), Fault> {
-        if !self.begun.is_empty() {
-            let rest = block.split_off(..block.len().min(WIDTH - self.begun.len())).unwrap_or_default();
-            self.begun.extend(rest);
-            if let Ok(value) = self.begun[..].try_into() {
-                self.begun.clear();
-                self.take(value, collector)?;
-            }
-        }
-        let (values, begun) = block.as_chunks();
-        for &value in values {
-            self.take(value, collector)?;
-        }
-        self.begun.extend(begun);
-        Ok(())
-    }
-
-    fn take(&mut self, value: [u8; WIDTH], collector: &mut Collector) -> Result<(), Fault> {
-        self.values += 1;
-        collector.number((self.number)(value)).map_err(|fault| at(fault, self.values))
-    }
-
-    /// Says that there is no more.
+impl Values {
+    /// Hands whole values to the collector, and says how many are missing.
     ///
     /// # Errors
-    /// `NotANumber`, at the position of a value that is cut off.
-    pub(super) fn finish(self) -> Result<(), Fault> {
-        let over = self.begun.len();
-        if over == 0 {
-            return Ok(());
+    /// `TooLarge`.
+    pub(super) fn take(
+        &mut self,
+        element: Element,
+        bytes: &[u8],
+        collector: &mut Collector,
+    ) -> Result<u64, Fault> {
+        let (values, _) = bytes.as_chunks();
+        match element {
+            Element::Float => {
+                self.floats.clear();
+                self.floats.extend(values.iter().map(|&value| f64::from_le_bytes(value)));
+                collector.floats(&self.floats)
+            }
+            Element::Int => {
+                self.ints.clear();
+                self.ints.extend(values.iter().map(|&value| i64::from_le_bytes(value)));
+                collector.ints(&self.ints).map(|()| 0)
+            }
         }
-        let begins = self.values * WIDTH as u64 + 1;
-        let message = format!(
-            "the input's length is no multiple of {WIDTH} bytes: the value that begins at byte {begins} has only {over}"
-        );
-        Err(at(Fault::new(FaultKind::NotANumber, message), self.values + 1))
     }
+
+    /// Which of those that were taken last is the first that is missing, from 0.
+    pub(super) fn first_missing(&self) -> u64 {
+        self.floats.iter().position(|float| float.is_nan()).unwrap_or_default() as u64
+    }
+}
+
+/// The value after so many bytes is cut off: it has only this many.
+pub(super) fn cut_off(before: u64, bytes: usize) -> Fault {
+    let begins = before + 1;
+    let message = format!(
+        "the input's length is no multiple of {WIDTH} bytes: the value that begins at byte {begins} has only {bytes}"
+    );
+    at(Fault::new(FaultKind::NotANumber, message), before / WIDTH as u64 + 1)
 }
 
 /// The fault, at this position in the list, from 1.

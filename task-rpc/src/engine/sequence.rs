@@ -1,44 +1,49 @@
-//! One sequence of numbers in memory, in blocks that never move.
+//! One sequence of numbers in memory: integers, floats, or how often each of some small integers occurs.
 //!
-//! Integers are kept as integers up to the first float. From there on all are floats, and the integers before
-//! stand for their nearest `f64`: nothing needs to be converted in place.
+//! Several threads collect it, each what it has read, and no answer depends on the order. Integers are kept as integers
+//! until all is there; if there are floats, too, all become floats then. The exact sum is taken while the numbers are on
+//! their way through the cache, so that the mean costs no pass of its own.
 
 use std::fmt;
+use std::sync::{Arc, Mutex};
 
 use task_proto::fault::{Fault, FaultKind};
-use task_proto::number::{Number, Token};
+use task_proto::number::Number;
 use task_proto::stats::Missing;
-use task_proto::text::Place;
 
+use super::column::{BLOCK, Column};
+use super::counts::{self, Counted, Counts, Window};
 use super::map::View;
+use super::mean::{Sum, mean_of_ints, sum_ints};
+use super::simd::Simd;
+use super::team::lock;
 use super::{Budget, Checkpoint, Lease};
 
-/// Values of a block: 1 MiB, sorted or summed in about a millisecond.
-const BLOCK: usize = 128 * 1024;
-/// Values of the first block, so that few numbers take little.
-const FIRST_BLOCK: usize = 4096;
+/// Integers after which it is worth a look whether they are small: what they take until then is nothing to save.
+const COUNTED_FROM: u64 = 64 * 1024;
+/// Numbers converted at once: they stay in the nearest cache.
+const CONVERTED: usize = 4096;
 
 /// A sequence that is complete and not empty.
 #[derive(Debug)]
 pub struct Sequence {
-    ints: Vec<Vec<i64>>,
-    /// Without NaN and −0.
-    floats: Vec<Vec<f64>>,
-    mapped_ints: Vec<View>,
-    /// As their owners wrote them. In each there is a number.
-    mapped_floats: Vec<View>,
+    pub(super) values: Values,
+    /// The two middle values, where they were found on the way.
+    pub(super) middle: Option<(f64, f64)>,
     count: u64,
     missing: u64,
+    mean: f64,
     warnings: Vec<String>,
-    pub(super) lease: Lease,
+    lease: Arc<Mutex<Lease>>,
 }
 
-/// A block of a sequence. Where a sequence [is float](Sequence::is_float), its integers count as floats. NaN among the
-/// floats is a missing value, and −0 is 0.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Block<'a> {
-    Int(&'a [i64]),
-    Float(&'a [f64]),
+/// The numbers of a sequence, in no order.
+#[derive(Debug)]
+pub(super) enum Values {
+    Ints(Column<i64>),
+    /// NaN among them are missing values, and −0 is 0.
+    Floats(Column<f64>),
+    Counted(Counted),
 }
 
 impl Sequence {
@@ -52,108 +57,108 @@ impl Sequence {
         self.missing
     }
 
+    /// Whether every value is taken as its nearest `f64`.
+    pub fn is_float(&self) -> bool {
+        matches!(self.values, Values::Floats(_))
+    }
+
+    /// The `f64` nearest to the exact rational mean, ties to even. With infinities: infinite, or NaN for both.
+    pub fn mean(&self) -> f64 {
+        self.mean
+    }
+
     /// What the reader ought to know of the input.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Whether every value is taken as its nearest `f64`.
-    pub fn is_float(&self) -> bool {
-        !self.floats.is_empty() || !self.mapped_floats.is_empty()
-    }
-
-    pub(super) fn blocks(&self) -> impl Iterator<Item = Block<'_>> {
-        let ints = self.ints.iter().map(|block| &block[..]);
-        let ints = ints.chain(self.mapped_ints.iter().flat_map(|view| view.ints().chunks(BLOCK)));
-        let floats = self.floats.iter().map(|block| &block[..]);
-        let floats = floats.chain(self.mapped_floats.iter().flat_map(|view| view.floats().chunks(BLOCK)));
-        ints.map(Block::Int).chain(floats.map(Block::Float))
+    /// Tells a lease of its memory, see [`Lease::stands_beside`].
+    pub(super) fn stand_beside(&self, lease: &mut Lease) {
+        lease.stands_beside(&lock(&self.lease));
     }
 }
 
-impl Block<'_> {
-    /// How many numbers.
-    pub(super) fn count(self) -> usize {
-        match self {
-            Block::Int(ints) => ints.len(),
-            Block::Float(floats) => floats.iter().filter(|float| !float.is_nan()).count(),
-        }
-    }
-}
-
-/// Builds a [`Sequence`] from tokens, in order.
+/// What one thread collects of a [`Sequence`].
 #[derive(Debug)]
 pub struct Collector {
-    sequence: Sequence,
+    simd: Simd,
     policy: Missing,
-    huge: bool,
+    lease: Arc<Mutex<Lease>>,
+    window: Arc<Window>,
+    ints: Column<i64>,
+    floats: Column<f64>,
+    counts: Option<Counts>,
+    /// Of what was not counted.
+    int_sum: i128,
+    float_sum: Sum,
+    /// Numbers that are integers, and that are floats.
+    int_count: u64,
+    float_count: u64,
+    missing: u64,
+    middle: Option<(f64, f64)>,
+    warnings: Vec<String>,
+    outside: Vec<i64>,
 }
 
 impl Collector {
     /// An empty sequence, whose memory comes from this budget.
-    pub fn new(budget: &Budget, policy: Missing) -> Self {
-        let sequence = Sequence {
-            ints: Vec::new(),
-            floats: Vec::new(),
-            mapped_ints: Vec::new(),
-            mapped_floats: Vec::new(),
-            count: 0,
+    pub fn new(simd: Simd, budget: &Budget, policy: Missing) -> Self {
+        Collector::with(simd, policy, Arc::new(Mutex::new(budget.lease())), Arc::default())
+    }
+
+    fn with(simd: Simd, policy: Missing, lease: Arc<Mutex<Lease>>, window: Arc<Window>) -> Self {
+        Collector {
+            simd,
+            policy,
+            lease,
+            window,
+            ints: Column::default(),
+            floats: Column::default(),
+            counts: None,
+            int_sum: 0,
+            float_sum: Sum::default(),
+            int_count: 0,
+            float_count: 0,
             missing: 0,
+            middle: None,
             warnings: Vec::new(),
-            lease: budget.lease(),
-        };
-        Collector { sequence, policy, huge: false }
+            outside: Vec::new(),
+        }
+    }
+
+    /// For another thread, that collects more of the same sequence.
+    pub(super) fn beside(&self) -> Self {
+        Collector::with(self.simd, self.policy, Arc::clone(&self.lease), Arc::clone(&self.window))
+    }
+
+    /// Takes what another thread has collected.
+    pub(super) fn absorb(&mut self, mut other: Collector) {
+        self.ints.append(&mut other.ints);
+        self.floats.append(&mut other.floats);
+        match (&mut self.counts, &mut other.counts) {
+            (Some(counts), Some(more)) => counts.add(more),
+            (counts @ None, more) => *counts = more.take(),
+            (Some(_), None) => {}
+        }
+        self.int_sum += other.int_sum;
+        self.float_sum.merge(&other.float_sum);
+        self.int_count += other.int_count;
+        self.float_count += other.float_count;
+        self.missing += other.missing;
+    }
+
+    pub(super) fn simd(&self) -> Simd {
+        self.simd
+    }
+
+    /// What a missing value is.
+    pub(super) fn policy(&self) -> Missing {
+        self.policy
     }
 
     /// The call that it is for has this memory, too.
     pub(super) fn stands_beside(&mut self, lease: &Lease) {
-        self.sequence.lease.stands_beside(lease);
-    }
-
-    /// Takes one token of a text; `source` names the text in a warning, where there are several.
-    ///
-    /// # Errors
-    /// `MissingValue` or `TooLarge`, at this place.
-    pub fn token(&mut self, token: Token, place: Place, source: Option<usize>) -> Result<(), Fault> {
-        match token {
-            Token::Number(number) => self.number(number),
-            Token::HugeInt(float) => {
-                let Place { line, column } = place;
-                self.huge(format_args!("line {line}, column {column}"), source);
-                self.number(Number::Float(float))
-            }
-            Token::Missing => self.missing(),
-        }
-        .map_err(|fault| fault.at(place.line, place.column))
-    }
-
-    /// Warns, once, that integers beyond 64 bits were read as floats: the first is here, in this source of several
-    /// (from 0).
-    pub(super) fn huge(&mut self, place: fmt::Arguments<'_>, source: Option<usize>) {
-        if !self.huge {
-            self.huge = true;
-            let source = source.map(|index| format!(" of input {}", index + 1)).unwrap_or_default();
-            self.sequence.warnings.push(format!(
-                "the integer at {place}{source} is beyond 64 bits: all values are taken as 64-bit floats"
-            ));
-        }
-    }
-
-    /// Takes one number, where NaN is a missing value.
-    ///
-    /// # Errors
-    /// `MissingValue` or `TooLarge`, without a place.
-    #[inline]
-    pub fn number(&mut self, number: Number) -> Result<(), Fault> {
-        let Sequence { ints, floats, lease, .. } = &mut self.sequence;
-        match number {
-            Number::Int(int) if floats.is_empty() => append(ints, int, lease)?,
-            Number::Float(float) if float.is_nan() => return self.missing(),
-            // Adding zero turns −0 into 0, and changes nothing else.
-            number => append(floats, number.to_f64() + 0.0, lease)?,
-        }
-        self.sequence.count += 1;
-        Ok(())
+        lock(&self.lease).stands_beside(lease);
     }
 
     /// Takes memory for numbers of so many bytes in advance, before any of them is read.
@@ -161,91 +166,221 @@ impl Collector {
     /// # Errors
     /// `TooLarge`.
     pub(super) fn reserve(&mut self, bytes: u64) -> Result<(), Fault> {
-        self.sequence.lease.reserve(bytes)
+        lock(&self.lease).reserve(bytes)
     }
 
-    /// Takes integers where they are.
-    pub(super) fn mapped_ints(&mut self, view: View) {
-        self.sequence.count += view.ints().len() as u64;
-        self.sequence.mapped_ints.push(view);
+    /// Warns, once, that integers beyond 64 bits were read as floats: the first is here, in this source of several
+    /// (from 0).
+    pub(super) fn huge(&mut self, place: fmt::Arguments<'_>, source: Option<usize>) {
+        if self.warnings.is_empty() {
+            let source = source.map(|index| format!(" of input {}", index + 1)).unwrap_or_default();
+            self.warnings.push(format!(
+                "the integer at {place}{source} is beyond 64 bits: all values are taken as 64-bit floats"
+            ));
+        }
     }
 
-    /// Takes floats where they are, where NaN is a missing value.
+    /// Takes integers.
     ///
     /// # Errors
-    /// `MissingValue`, at its position; the checkpoint's.
-    pub(super) fn mapped_floats(&mut self, view: View, checkpoint: Checkpoint<'_>) -> Result<(), Fault> {
-        let mut count = 0;
-        for (index, block) in view.floats().chunks(BLOCK).enumerate() {
-            checkpoint()?;
-            let here = Block::Float(block).count();
-            count += here;
-            if here < block.len() {
-                let first = block.iter().position(|float| float.is_nan()).unwrap_or_default();
-                let position = (index * BLOCK + first + 1) as u64;
-                self.missing().map_err(|fault| Fault { column: Some(position), ..fault })?;
-                self.sequence.missing += (block.len() - here - 1) as u64;
+    /// `TooLarge`.
+    pub(super) fn ints(&mut self, ints: &[i64]) -> Result<(), Fault> {
+        if self.counts.is_none() && self.int_count + ints.len() as u64 > COUNTED_FROM {
+            self.begin_counting(ints)?;
+        }
+        self.int_count += ints.len() as u64;
+        let ints = match &mut self.counts {
+            Some(counts) if !self.window.is_given_up() => {
+                self.outside.clear();
+                if !counts.take(ints, |int| self.outside.push(int)) {
+                    self.window.give_up();
+                }
+                &self.outside
             }
+            _ => ints,
+        };
+        self.int_sum += sum_ints(ints);
+        self.ints.extend(ints, &self.lease)
+    }
+
+    /// Counts what is there, and all that will come, if it is like these.
+    #[cold]
+    fn begin_counting(&mut self, ints: &[i64]) -> Result<(), Fault> {
+        let Some(base) = self.window.around(ints) else { return Ok(()) };
+        if lock(&self.lease).grow(counts::BYTES).is_err() {
+            self.window.give_up();
+            return Ok(());
         }
-        self.sequence.count += count as u64;
-        // Floats that are all missing make no sequence float.
-        if count > 0 {
-            self.sequence.mapped_floats.push(view);
+        let mut counts = Counts::new(base);
+        let mut outside = Vec::new();
+        self.ints.drain(&self.lease, |ints| {
+            counts.take(ints, |int| outside.push(int));
+            Ok(())
+        })?;
+        self.counts = Some(counts);
+        self.int_sum = sum_ints(&outside);
+        self.ints.extend(&outside, &self.lease)
+    }
+
+    /// Takes floats, where NaN is a missing value, and says how many those are.
+    ///
+    /// # Errors
+    /// `TooLarge`.
+    pub(super) fn floats(&mut self, floats: &[f64]) -> Result<u64, Fault> {
+        let missing = self.pass(floats);
+        if missing > 0 {
+            // What is missing takes no memory.
+            let there: Vec<f64> = floats.iter().copied().filter(|float| !float.is_nan()).collect();
+            self.floats.extend(&there, &self.lease)?;
+        } else {
+            self.floats.extend(floats, &self.lease)?;
         }
+        Ok(missing)
+    }
+
+    fn pass(&mut self, floats: &[f64]) -> u64 {
+        let missing = self.float_sum.add(self.simd, floats) as u64;
+        self.float_count += floats.len() as u64 - missing;
+        self.missing += missing;
+        missing
+    }
+
+    /// Looks at integers that stay where they are, in [`mapped_ints`](Self::mapped_ints).
+    pub(super) fn look_at_ints(&mut self, ints: &[i64]) {
+        self.int_count += ints.len() as u64;
+        self.int_sum += sum_ints(ints);
+    }
+
+    /// Looks at floats that stay where they are, in [`mapped_floats`](Self::mapped_floats).
+    pub(super) fn look_at_floats(&mut self, floats: &[f64]) {
+        self.pass(floats);
+    }
+
+    /// How many values are missing so far.
+    pub(super) fn missing(&self) -> u64 {
+        self.missing
+    }
+
+    /// Takes note of so many floats that were summed elsewhere, in [`mapped_floats`](Self::mapped_floats).
+    pub(super) fn summed(&mut self, sum: &Sum, count: u64, missing: u64) {
+        self.float_sum.merge(sum);
+        self.float_count += count;
+        self.missing += missing;
+    }
+
+    /// Takes note of the two middle values of all numbers.
+    pub(super) fn found(&mut self, middle: Option<(f64, f64)>) {
+        self.middle = middle;
+    }
+
+    /// Keeps integers where they are.
+    pub(super) fn mapped_ints(&mut self, view: View) {
+        self.ints.map(view);
+    }
+
+    /// Keeps floats where they are.
+    pub(super) fn mapped_floats(&mut self, view: View) {
+        self.floats.map(view);
+    }
+
+    /// Takes one number, where NaN is a missing value.
+    ///
+    /// # Errors
+    /// `MissingValue` or `TooLarge`, without a place.
+    pub fn number(&mut self, number: Number) -> Result<(), Fault> {
+        match number {
+            Number::Int(int) => self.ints(&[int]),
+            Number::Float(float) if float.is_nan() => self.skip(1),
+            Number::Float(float) => self.floats(&[float]).map(|_| ()),
+        }
+    }
+
+    /// Takes note of missing values which are not among the floats.
+    ///
+    /// # Errors
+    /// `MissingValue`, if they may not be missing.
+    pub(super) fn skip(&mut self, values: u64) -> Result<(), Fault> {
+        if values > 0 && self.policy == Missing::Error {
+            return Err(missing());
+        }
+        self.missing += values;
         Ok(())
     }
 
     /// The sequence.
     ///
     /// # Errors
-    /// `EmptyInput`, if there is nothing in it.
-    pub fn finish(mut self) -> Result<Sequence, Fault> {
-        self.sequence.lease.settle();
-        match self.sequence {
-            Sequence { count: 0, missing: 0, .. } => {
-                Err(Fault::new(FaultKind::EmptyInput, "there are no numbers in the input"))
-            }
-            Sequence { count: 0, missing, .. } => {
+    /// `EmptyInput`, if there is nothing in it; the checkpoint's.
+    pub fn finish(mut self, checkpoint: Checkpoint<'_>) -> Result<Sequence, Fault> {
+        lock(&self.lease).settle();
+        let count = self.int_count + self.float_count;
+        match (count, self.missing) {
+            (0, 0) => return Err(Fault::new(FaultKind::EmptyInput, "there are no numbers in the input")),
+            (0, missing) => {
                 let message = format!(
                     "there are no numbers in the input: all {missing} values are missing and skipped"
                 );
-                Err(Fault::new(FaultKind::EmptyInput, message))
+                return Err(Fault::new(FaultKind::EmptyInput, message));
             }
-            sequence => Ok(sequence),
+            _ => {}
         }
+        let counted = self.counts.take().filter(|counts| counts.counted() > 0).map(Counts::finish);
+        // Floats that are all missing make no sequence float.
+        let (values, mean) = if self.float_count > 0 {
+            if let Some(counted) = counted {
+                self.recount(&counted, checkpoint)?;
+            }
+            self.convert(checkpoint)?;
+            (Values::Floats(self.floats), self.float_sum.mean(count))
+        } else if let Some(counted) = counted {
+            let mean = mean_of_ints(self.int_sum + counted.sum(), count);
+            if self.ints.is_empty() {
+                (Values::Counted(counted), mean)
+            } else {
+                self.recount(&counted, checkpoint)?;
+                (Values::Ints(self.ints), mean)
+            }
+        } else {
+            (Values::Ints(self.ints), mean_of_ints(self.int_sum, count))
+        };
+        let Collector { middle, missing, warnings, lease, .. } = self;
+        Ok(Sequence { values, middle, count, missing, mean, warnings, lease })
     }
 
-    fn missing(&mut self) -> Result<(), Fault> {
-        match self.policy {
-            Missing::Skip => {
-                self.sequence.missing += 1;
-                Ok(())
-            }
-            Missing::Error => {
-                let message = "a value is missing here; missing=skip leaves such values out";
-                Err(Fault::new(FaultKind::MissingValue, message))
+    /// Keeps each number that was counted, after all.
+    fn recount(&mut self, counted: &Counted, checkpoint: Checkpoint<'_>) -> Result<(), Fault> {
+        for (int, times) in counted.iter() {
+            let run = vec![int; times.min(BLOCK as u64) as usize];
+            let mut left = times;
+            while left > 0 {
+                checkpoint()?;
+                let taken = left.min(BLOCK as u64);
+                self.ints.extend(&run[..taken as usize], &self.lease)?;
+                left -= taken;
             }
         }
+        Ok(())
+    }
+
+    /// Makes all integers floats.
+    fn convert(&mut self, checkpoint: Checkpoint<'_>) -> Result<(), Fault> {
+        let Collector { simd, lease, ints, floats, float_sum, .. } = self;
+        let mut room = Vec::with_capacity(CONVERTED);
+        ints.drain(lease, |ints| {
+            checkpoint()?;
+            for ints in ints.chunks(CONVERTED) {
+                room.clear();
+                room.extend(ints.iter().map(|&int| int as f64));
+                float_sum.add(*simd, &room);
+                floats.extend(&room, lease)?;
+            }
+            Ok(())
+        })
     }
 }
 
-#[inline]
-fn append<T>(blocks: &mut Vec<Vec<T>>, value: T, lease: &mut Lease) -> Result<(), Fault> {
-    if let Some(block) = blocks.last_mut()
-        && block.len() < block.capacity()
-    {
-        block.push(value);
-        return Ok(());
-    }
-    append_to_new_block(blocks, value, lease)
-}
-
-#[cold]
-fn append_to_new_block<T>(blocks: &mut Vec<Vec<T>>, value: T, lease: &mut Lease) -> Result<(), Fault> {
-    let values = if blocks.is_empty() { FIRST_BLOCK } else { BLOCK };
-    lease.grow((values * size_of::<T>()) as u64)?;
-    let mut block = Vec::with_capacity(values);
-    block.push(value);
-    blocks.push(block);
-    Ok(())
+/// A value is missing that may not be.
+pub(super) fn missing() -> Fault {
+    let message = "a value is missing here; missing=skip leaves such values out";
+    Fault::new(FaultKind::MissingValue, message)
 }

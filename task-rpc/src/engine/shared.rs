@@ -1,15 +1,15 @@
 //! A computation that is begun by the first call that wants its result, joined by others, cancelled when the last
 //! of them leaves, and kept for later ones.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ops::Deref;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex};
 
 use task_proto::fault::{Fault, FaultKind};
-use task_proto::scoreboard::{Activity, Progress};
-use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::sync::watch;
 
-use super::reader::Core;
+use super::team::{Team, lock};
 use crate::blamed::Turn;
 
 type Outcome<T> = Result<Arc<T>, Fault>;
@@ -29,56 +29,14 @@ impl<T> Default for Shared<T> {
 #[derive(Debug)]
 struct Job<T> {
     outcome: watch::Sender<Option<Outcome<T>>>,
-    members: Mutex<Members>,
-    cancelled: Arc<AtomicBool>,
-    /// An eventfd, written when the job is cancelled. The thread's: a result that is kept keeps no descriptor.
-    wake: Mutex<Weak<OwnedFd>>,
+    team: Arc<Team>,
 }
 
-/// The calls that wait for a job.
-#[derive(Debug, Default)]
-struct Members {
-    calls: Vec<Call>,
-    entered: u64,
-    /// What the thread is at: that of the calls which wait for it.
-    activity: Activity,
-    consuming: bool,
-    consumed: u64,
-    /// The turn of the suspects among them, while the thread has it.
-    turn: Option<OwnedMutexGuard<()>>,
-    /// The processor that the thread computes on.
-    core: Option<Core>,
-}
-
-#[derive(Debug)]
-struct Call {
-    id: u64,
-    progress: Progress,
-    turn: Option<Arc<Turn>>,
-}
-
-impl Call {
-    /// No thread speaks for it any more. A suspect without its turn goes on when it has it.
-    fn resume(&self) {
-        let held = self.turn.as_ref().is_none_or(|turn| turn.is_held());
-        self.progress.enter(if held { Activity::Running } else { Activity::Held });
-    }
-}
-
-impl Members {
-    fn enter(&mut self, activity: Activity) {
-        self.activity = activity;
-        self.calls.iter().for_each(|call| call.progress.enter(activity));
-    }
-}
-
-/// The thread's end of a job. Dropped without [`finish`](Work::finish), as a panic does, it answers `Internal`.
+/// The threads' end of a job. Dropped without [`finish`](Work::finish), as a panic does, it answers `Internal`.
 #[derive(Debug)]
 pub(super) struct Work<T> {
     job: Arc<Job<T>>,
     wake: Option<Arc<OwnedFd>>,
-    /// On whose processors the thread computes.
-    process: i32,
 }
 
 impl<T> Shared<T> {
@@ -103,21 +61,16 @@ impl<T> Shared<T> {
         if let Some(member) = place.as_ref().and_then(Job::enter) {
             return member;
         }
-        let job = Arc::new(Job {
-            outcome: watch::Sender::new(None),
-            members: Mutex::default(),
-            cancelled: Arc::default(),
-            wake: Mutex::default(),
-        });
+        let job = Arc::new(Job { outcome: watch::Sender::new(None), team: Arc::default() });
         *place = Some(Arc::clone(&job));
-        let member = Member::new(&job, &mut lock(&job.members));
-        start(Work { job, wake: None, process: 0 });
+        let member = Member { id: job.team.join(|_| true), job: Arc::clone(&job) };
+        start(Work { job, wake: None });
         member
     }
 
     /// Whether a call waits for the result.
     pub(super) fn is_wanted(&self) -> bool {
-        lock(&self.job).as_ref().is_some_and(|job| !lock(&job.members).calls.is_empty())
+        lock(&self.job).as_ref().is_some_and(|job| !job.team.is_empty())
     }
 
     /// Forgets an outcome that no call waits for, unless its result is used elsewhere; false if it is not forgotten.
@@ -132,8 +85,7 @@ impl<T> Shared<T> {
 
 impl<T> Job<T> {
     fn is_spare(&self) -> bool {
-        let members = lock(&self.members);
-        members.calls.is_empty()
+        self.team.is_empty()
             && match &*self.outcome.borrow() {
                 Some(Ok(result)) => Arc::strong_count(result) == 1,
                 Some(Err(_)) => true,
@@ -143,157 +95,39 @@ impl<T> Job<T> {
 
     /// One call more, unless the job was given up or its fault is not worth keeping.
     fn enter(self: &Arc<Self>) -> Option<Member<T>> {
-        let mut members = lock(&self.members);
-        let usable = match &*self.outcome.borrow() {
-            None => !self.cancelled.load(Relaxed),
+        let id = self.team.join(|consuming| match &*self.outcome.borrow() {
+            None => !self.team.cancelled().load(Relaxed),
             Some(Ok(_)) => true,
-            Some(Err(fault)) => members.consuming && fault.kind != FaultKind::Cancelled,
-        };
-        usable.then(|| Member::new(self, &mut members))
+            Some(Err(fault)) => consuming && fault.kind != FaultKind::Cancelled,
+        });
+        id.is_some().then(|| Member { id, job: Arc::clone(self) })
     }
 }
 
 /// A call that waits for a job; the last one to leave an unfinished job cancels it.
 struct Member<T> {
     job: Arc<Job<T>>,
-    id: u64,
-}
-
-impl<T> Member<T> {
-    fn new(job: &Arc<Job<T>>, members: &mut Members) -> Self {
-        let (progress, turn) = (Progress::current(), Turn::current());
-        progress.enter(members.activity);
-        if let Some(turn) = &turn
-            && matches!(members.activity, Activity::Waiting | Activity::Held)
-        {
-            turn.give_up();
-        }
-        if members.consuming {
-            progress.begin_consuming();
-            progress.consumed(members.consumed);
-        }
-        members.entered += 1;
-        members.calls.push(Call { id: members.entered, progress, turn });
-        Member { job: Arc::clone(job), id: members.entered }
-    }
+    id: Option<u64>,
 }
 
 impl<T> Drop for Member<T> {
     fn drop(&mut self) {
-        let mut members = lock(&self.job.members);
-        if let Some(at) = members.calls.iter().position(|call| call.id == self.id) {
-            members.calls.swap_remove(at).resume();
-        }
-        if members.calls.is_empty() && self.job.outcome.borrow().is_none() {
-            self.job.cancelled.store(true, Relaxed);
-            if let Some(wake) = lock(&self.job.wake).upgrade() {
-                // It fails only when the counter is full, and then it has been written before.
-                let _ = rustix::io::write(wake, &1_u64.to_ne_bytes());
-            }
+        if let Some(id) = self.id {
+            self.job.team.leave(id, || self.job.outcome.borrow().is_none());
         }
     }
 }
 
 impl<T> Work<T> {
-    /// Ticks the calls that wait.
-    ///
-    /// # Errors
-    /// `Cancelled`, when none is left.
-    pub(super) fn checkpoint(&self) -> Result<(), Fault> {
-        if self.job.cancelled.load(Relaxed) {
-            return Err(cancelled());
-        }
-        lock(&self.job.members).calls.iter().for_each(|call| call.progress.tick());
-        Ok(())
-    }
-
-    /// Says what the thread is at. While it computes it must come to a [`checkpoint`](Work::checkpoint) several times
-    /// a second.
-    pub(super) fn enter(&self, activity: Activity) {
-        lock(&self.job.members).enter(activity);
-    }
-
-    /// What may wait for input; before and after it the thread computes.
-    pub(super) fn waiting<R>(&self, wait: impl FnOnce() -> R) -> R {
-        self.pause();
-        let waited = wait();
-        self.compute();
-        waited
-    }
-
-    /// Waits from here on, for input or for a thread.
-    pub(super) fn pause(&self) {
-        let mut members = lock(&self.job.members);
-        // Shown before the turn is another's: whoever is shown to execute then is to blame.
-        members.enter(Activity::Waiting);
-        members.turn = None;
-        members.core = None;
-        members.calls.iter().filter_map(|call| call.turn.as_ref()).for_each(|turn| turn.give_up());
-    }
-
-    /// Goes on to compute: on a core of its own, and with the turn, if there is a suspect among the calls. Nobody waits
-    /// for the turn with a core, for which whoever has the turn may wait.
-    pub(super) fn compute(&self) {
-        let mut core = None;
-        loop {
-            let mut members = lock(&self.job.members);
-            match members.calls.iter().find_map(|call| call.turn.clone()) {
-                Some(turn) if members.turn.is_none() => {
-                    members.enter(Activity::Held);
-                    drop(members);
-                    core = None;
-                    let turn = turn.take_for_thread();
-                    lock(&self.job.members).turn = Some(turn);
-                }
-                _ if core.is_none() => {
-                    drop(members);
-                    core = Some(Core::take(self.process));
-                }
-                _ => {
-                    members.core = core;
-                    return members.enter(Activity::Computing);
-                }
-            }
-        }
-    }
-
     /// Set when the job is cancelled.
     pub(super) fn cancelled(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.job.cancelled)
+        Arc::clone(self.job.team.cancelled())
     }
 
-    /// Says whose processors it computes on, and what to write to when the job is cancelled: an eventfd. If it has been
-    /// by now, the next [`checkpoint`](Work::checkpoint) says so.
-    pub(super) fn work_for(&mut self, process: i32, wake: OwnedFd) {
-        self.process = process;
+    /// See [`Team::wake_by`].
+    pub(super) fn wake_by(&mut self, wake: OwnedFd) {
         let wake = self.wake.insert(Arc::new(wake));
-        *lock(&self.job.wake) = Arc::downgrade(wake);
-    }
-
-    /// Readable as soon as the job is cancelled.
-    pub(super) fn wake(&self) -> Option<BorrowedFd<'_>> {
-        self.wake.as_ref().map(AsFd::as_fd)
-    }
-
-    /// Says that input is about to be read that cannot be read again.
-    ///
-    /// # Errors
-    /// `Cancelled`, when no call is left to say it of: then nobody would know that the input had been begun.
-    pub(super) fn begin_consuming(&self) -> Result<(), Fault> {
-        let mut members = lock(&self.job.members);
-        if members.calls.is_empty() {
-            return Err(cancelled());
-        }
-        members.consuming = true;
-        members.calls.iter().for_each(|call| call.progress.begin_consuming());
-        Ok(())
-    }
-
-    /// Says that this many bytes more of such input have been read.
-    pub(super) fn consumed(&self, bytes: usize) {
-        let mut members = lock(&self.job.members);
-        members.consumed += bytes as u64;
-        members.calls.iter().for_each(|call| call.progress.consumed(members.consumed));
+        self.job.team.wake_by(wake);
     }
 
     /// Hands the outcome to all that wait, and keeps it.
@@ -302,14 +136,7 @@ impl<T> Work<T> {
     }
 
     fn answer(&self, outcome: Outcome<T>) {
-        // Nobody ticks for those that have yet to take it.
-        {
-            let mut members = lock(&self.job.members);
-            members.activity = Activity::Running;
-            members.calls.iter().for_each(Call::resume);
-            members.turn = None;
-            members.core = None;
-        }
+        self.job.team.end();
         self.job.outcome.send_if_modified(|place| {
             let first = place.is_none();
             if first {
@@ -320,23 +147,22 @@ impl<T> Work<T> {
     }
 }
 
+impl<T> Deref for Work<T> {
+    type Target = Arc<Team>;
+
+    fn deref(&self) -> &Arc<Team> {
+        &self.job.team
+    }
+}
+
 impl<T> Drop for Work<T> {
     fn drop(&mut self) {
         self.answer(Err(died()));
     }
 }
 
-fn cancelled() -> Fault {
-    Fault::new(FaultKind::Cancelled, "the call was cancelled")
-}
-
 fn died() -> Fault {
     Fault::new(FaultKind::Internal, "the computation ended without a result; the service's log says why")
-}
-
-/// A panic elsewhere leaves nothing half-done under these locks.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -350,12 +176,13 @@ mod tests {
 
     use futures::{FutureExt, poll};
     use task_proto::crash::TraceId;
-    use task_proto::scoreboard::{Board, Scores};
+    use task_proto::scoreboard::{Activity, Board, Scores};
 
     use tokio::time::timeout;
 
     use super::*;
     use crate::blamed::Blamed;
+    use crate::engine::team::Hand;
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -396,7 +223,7 @@ mod tests {
         let mut call = Box::pin(place.get(|job| work.set(Some(job))));
         assert!(poll!(&mut call).is_pending());
         let mut work = work.take().unwrap();
-        work.work_for(0, wake.into());
+        work.wake_by(wake.into());
         work.begin_consuming().unwrap();
         // Also after the last look at the cancellation.
         work.checkpoint().unwrap();
@@ -423,12 +250,14 @@ mod tests {
             for work in works {
                 let (computing, most) = (&computing, &most);
                 scope.spawn(move || {
+                    let mut hand = Hand::new(&work);
                     for _ in 0..50 {
-                        work.waiting(thread::yield_now);
+                        hand.waiting(thread::yield_now);
                         most.fetch_max(computing.fetch_add(1, Relaxed) + 1, Relaxed);
                         thread::yield_now();
                         computing.fetch_sub(1, Relaxed);
                     }
+                    drop(hand);
                     work.finish(Ok(1));
                 });
             }
@@ -475,11 +304,11 @@ mod tests {
         assert!(poll!(&mut early).is_pending());
         assert_eq!(shown(), [Activity::Running; 2], "queued: nobody ticks");
         let work = work.take().unwrap();
-        work.enter(Activity::Computing);
+        let mut hand = Hand::new(&work);
         let mut late = Box::pin(second.clone().scope(result.get(|_| panic!("begun already"))));
         assert!(poll!(&mut late).is_pending());
         assert_eq!(shown(), [Activity::Computing; 2], "who comes late, too");
-        work.waiting(|| assert_eq!(shown(), [Activity::Waiting; 2]));
+        hand.waiting(|| assert_eq!(shown(), [Activity::Waiting; 2]));
         assert_eq!(shown(), [Activity::Computing; 2]);
         let before = ticked();
         work.checkpoint().unwrap();
@@ -488,6 +317,7 @@ mod tests {
         assert_eq!(shown(), [Activity::Computing, Activity::Running], "it left");
         let mut again = Box::pin(second.scope(result.get(|_| panic!("begun already"))));
         assert!(poll!(&mut again).is_pending());
+        drop(hand);
         work.finish(Ok(1));
         assert_eq!(shown(), [Activity::Running; 2], "nobody ticks for who has yet to take the result");
         assert_eq!((*early.await.unwrap(), *again.await.unwrap()), (1, 1));
@@ -512,29 +342,47 @@ mod tests {
         let mut call = Box::pin(Turn::scope(its_turn, first.clone().scope(wanted)));
         assert!(poll!(&mut call).is_pending());
         let work = work.take().unwrap();
-        work.enter(Activity::Computing);
-        assert!(poll!(&mut other_turn).is_pending(), "it computes");
-
-        let (input, comes) = mpsc::channel();
-        let reading = thread::spawn(move || {
-            work.waiting(|| comes.recv().unwrap());
-            work
-        });
+        work.stand_in_line();
         let other_turn = timeout(PATIENCE, other_turn).await.expect("it keeps its turn while it waits");
         assert_eq!(shown(), [Activity::Waiting, Activity::Running]);
-        input.send(()).unwrap();
-        let patience = Instant::now() + PATIENCE;
-        while shown() != [Activity::Held, Activity::Running] {
-            assert!(Instant::now() < patience, "{:?}", shown());
-            thread::yield_now();
-        }
+
+        let (input, comes) = mpsc::channel::<()>();
+        let computing = thread::spawn(move || {
+            let mut hand = Hand::new(&work);
+            comes.recv().unwrap();
+            hand.waiting(|| comes.recv().unwrap());
+            comes.recv().unwrap();
+            drop(hand);
+            work
+        });
+        let until = |seen: [Activity; 2]| {
+            let patience = Instant::now() + PATIENCE;
+            while shown() != seen {
+                assert!(Instant::now() < patience, "{:?} and not {seen:?}", shown());
+                thread::yield_now();
+            }
+        };
+        until([Activity::Held, Activity::Running]);
         drop(other_turn);
-        let work = reading.join().unwrap();
-        assert_eq!(shown()[0], Activity::Computing);
+        until([Activity::Computing, Activity::Running]);
+        let mut other_turn = Box::pin(blamed.turn(ids[1], &second));
+        assert!(poll!(&mut other_turn).is_pending(), "it computes");
+        assert_eq!(shown(), [Activity::Computing, Activity::Held]);
+
+        input.send(()).unwrap();
+        let other_turn =
+            timeout(PATIENCE, other_turn).await.expect("it keeps its turn while it waits for input");
+        assert_eq!(shown(), [Activity::Waiting, Activity::Running]);
+        input.send(()).unwrap();
+        until([Activity::Held, Activity::Running]);
+        drop(other_turn);
+        until([Activity::Computing, Activity::Running]);
 
         // The thread had the turn; the call has it after that, as soon as nobody else has.
         let mut other_turn = Box::pin(blamed.turn(ids[1], &second));
         assert!(poll!(&mut other_turn).is_pending());
+        input.send(()).unwrap();
+        let work = computing.join().unwrap();
         work.finish(Ok(1));
         assert_eq!(shown()[0], Activity::Held);
         let other_turn = timeout(PATIENCE, other_turn).await.expect("the thread's turn ends with its work");

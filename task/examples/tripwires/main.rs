@@ -14,7 +14,7 @@ use task_proto::limits::TICK;
 use task_proto::number::Number;
 use task_proto::scoreboard::{Activity, Progress};
 use task_proto::stats::{Mean, Median, Mode, Pong, Query, Source, Stats};
-use task_worker::engine::{Budget, Engine};
+use task_worker::engine::{Budget, Engine, Simd};
 use task_worker::{Worker, WorkerError};
 
 use service::Service;
@@ -32,7 +32,7 @@ fn main() -> Result<(), WorkerError> {
     // The host calls its worker with `--supervised PID`; its own guards turn anybody else away.
     let host = std::env::args().next_back().and_then(|pid| pid.parse().ok()).unwrap_or_default();
     let worker = Worker::supervised(host)?;
-    let engine = Engine::new(Budget::new(worker.limits().memory));
+    let engine = Engine::new(Simd::best(), Budget::new(worker.limits().memory));
     worker.serve("Stats", move |connection| {
         let service = Service::new(connection, &engine);
         Wired { service, generation: connection.generation }.serve()

@@ -1,0 +1,268 @@
+//! Small integers, counted as they come: where all lie within a [`WIDTH`], how often each occurs says all that there is to
+//! say of them, and takes the same memory however many there are.
+
+use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use task_proto::limits::MODES_LISTED;
+
+/// How many integers have a counter. The tables of one thread fit its L2 cache, and of those only what is used is there.
+const WIDTH: usize = 1 << 16;
+/// By turns, so that one of equal neighbours need not wait for the store of the other.
+const TABLES: usize = 4;
+/// As many numbers may be counted before a counter might overflow.
+const UNSPILLED: u64 = u32::MAX as u64;
+/// Bytes of the counters of a thread.
+pub(super) const BYTES: u64 = (TABLES * (WIDTH + 1) * size_of::<u32>() + WIDTH * size_of::<u64>()) as u64;
+/// Numbers of a run of which one may lie outside: with more of them it is better to keep all.
+const OUTSIDE: usize = 64;
+
+/// The integers that all threads of a job count.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    /// The lowest of them.
+    base: OnceLock<i64>,
+    given_up: AtomicBool,
+}
+
+impl Window {
+    /// The window around these, for all; `None` where they are too far apart, or others were.
+    pub(super) fn around(&self, ints: &[i64]) -> Option<i64> {
+        if self.is_given_up() {
+            return None;
+        }
+        if let Some(&base) = self.base.get() {
+            return Some(base);
+        }
+        let (low, high) = (ints.iter().min()?, ints.iter().max()?);
+        let range = high.abs_diff(*low);
+        if range >= WIDTH as u64 {
+            self.give_up();
+            return None;
+        }
+        let base = low.saturating_sub_unsigned((WIDTH as u64 - 1 - range) / 2);
+        // Above the highest window there are no integers.
+        Some(*self.base.get_or_init(|| base.min(i64::MAX - WIDTH as i64 + 1)))
+    }
+
+    /// Nobody counts any more.
+    pub(super) fn give_up(&self) {
+        self.given_up.store(true, Relaxed);
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up.load(Relaxed)
+    }
+}
+
+/// How often each integer of a window occurs.
+#[derive(Debug)]
+pub(super) struct Counts {
+    base: i64,
+    /// Of each table the last counter is for what lies outside.
+    tables: Vec<u32>,
+    totals: Vec<u64>,
+    unspilled: u64,
+    counted: u64,
+}
+
+impl Counts {
+    /// None yet, of the integers from this one on.
+    pub(super) fn new(base: i64) -> Self {
+        let (tables, totals) = (vec![0; TABLES * (WIDTH + 1)], vec![0; WIDTH]);
+        Counts { base, tables, totals, unspilled: 0, counted: 0 }
+    }
+
+    /// How many were counted.
+    pub(super) fn counted(&self) -> u64 {
+        self.counted
+    }
+
+    /// Counts a run of at most 2³² integers, and hands over those that lie outside. False if these are many.
+    pub(super) fn take(&mut self, ints: &[i64], mut outside: impl FnMut(i64)) -> bool {
+        if self.unspilled + ints.len() as u64 > UNSPILLED {
+            self.spill();
+        }
+        self.unspilled += ints.len() as u64;
+        let base = self.base;
+        let at = |int: i64| (int.wrapping_sub(base) as u64).min(WIDTH as u64) as usize;
+        let (first, rest) = self.tables.split_at_mut(WIDTH + 1);
+        let (second, rest) = rest.split_at_mut(WIDTH + 1);
+        let (third, fourth) = rest.split_at_mut(WIDTH + 1);
+        let (fours, few) = ints.as_chunks::<TABLES>();
+        for &[a, b, c, d] in fours {
+            first[at(a)] += 1;
+            second[at(b)] += 1;
+            third[at(c)] += 1;
+            fourth[at(d)] += 1;
+        }
+        for &int in few {
+            first[at(int)] += 1;
+        }
+        let beyond = [first, second, third, fourth].map(|table| std::mem::take(&mut table[WIDTH]) as usize);
+        let beyond: usize = beyond.iter().sum();
+        if beyond > 0 {
+            ints.iter().filter(|&&int| at(int) == WIDTH).for_each(|&int| outside(int));
+        }
+        self.counted += (ints.len() - beyond) as u64;
+        beyond <= ints.len() / OUTSIDE
+    }
+
+    /// Adds what another thread has counted, in the same window.
+    pub(super) fn add(&mut self, other: &mut Counts) {
+        other.spill();
+        for (total, more) in self.totals.iter_mut().zip(&other.totals) {
+            *total += more;
+        }
+        self.counted += other.counted;
+    }
+
+    fn spill(&mut self) {
+        for table in self.tables.chunks_exact_mut(WIDTH + 1) {
+            for (total, count) in self.totals.iter_mut().zip(table) {
+                *total += u64::from(std::mem::take(count));
+            }
+        }
+        self.unspilled = 0;
+    }
+
+    /// What came of it.
+    pub(super) fn finish(mut self) -> Counted {
+        self.spill();
+        Counted { base: self.base, totals: self.totals, count: self.counted }
+    }
+}
+
+/// Integers, as how often each occurs.
+pub(super) struct Counted {
+    base: i64,
+    totals: Vec<u64>,
+    count: u64,
+}
+
+impl Counted {
+    /// Each integer that occurs, ascending, and how often.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (i64, u64)> {
+        let each = self.totals.iter().enumerate().filter(|&(_, &times)| times > 0);
+        each.map(|(above, &times)| (self.base + above as i64, times))
+    }
+
+    pub(super) fn sum(&self) -> i128 {
+        self.iter().map(|(int, times)| i128::from(int) * i128::from(times)).sum()
+    }
+
+    /// The two middle ones.
+    pub(super) fn middle(&self) -> (i64, i64) {
+        let (mut low, mut before) = (None, 0);
+        for (int, times) in self.iter() {
+            before += times;
+            if low.is_none() && before > (self.count - 1) / 2 {
+                low = Some(int);
+            }
+            if let Some(low) = low
+                && before > self.count / 2
+            {
+                return (low, int);
+            }
+        }
+        (0, 0)
+    }
+
+    /// The most frequent ones, of which so many are listed; how often they occur; how many they are, 0 when two or more
+    /// distinct ones all occur equally often.
+    pub(super) fn modes(&self) -> (Vec<i64>, u64, u64) {
+        let frequency = self.totals.iter().copied().max().unwrap_or_default();
+        let modes = || self.iter().filter(|&(_, times)| times == frequency).map(|(int, _)| int);
+        let total = modes().count() as u64;
+        if total > 1 && total * frequency == self.count {
+            return (Vec::new(), frequency, 0);
+        }
+        (modes().take(MODES_LISTED).collect(), frequency, total)
+    }
+}
+
+impl fmt::Debug for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Counted")
+            .field("base", &self.base)
+            .field("count", &self.count)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counted(base: i64, ints: &[i64]) -> (Counted, Vec<i64>) {
+        let (mut counts, mut outside) = (Counts::new(base), Vec::new());
+        counts.take(ints, |int| outside.push(int));
+        (counts.finish(), outside)
+    }
+
+    #[test]
+    fn what_lies_outside_is_handed_over_and_all_else_counted() {
+        let last = WIDTH as i64 - 1;
+        for base in [0, -5, i64::MIN, i64::MAX - last] {
+            let ints = [
+                base,
+                base + last,
+                base + 1,
+                base + 1,
+                base + 1,
+                base.wrapping_sub(1),
+                base.wrapping_add(last + 1),
+            ];
+            let (counted, outside) = counted(base, &ints);
+            assert_eq!(counted.iter().collect::<Vec<_>>(), [(base, 1), (base + 1, 3), (base + last, 1)]);
+            assert_eq!((counted.count, outside), (5, ints[5..].to_vec()));
+        }
+    }
+
+    #[test]
+    fn a_window_lies_around_the_first_numbers_anywhere_in_i64() {
+        for ints in [[0, 9], [i64::MIN, i64::MIN + 9], [i64::MAX, i64::MAX - 9], [-40_000, 25_535]] {
+            let window = Window::default();
+            let base = window.around(&ints).unwrap();
+            let (_, outside) = counted(base, &ints);
+            assert!(outside.is_empty(), "{ints:?} from {base}");
+            assert_eq!(window.around(&[77]), Some(base), "one for all");
+        }
+        for ints in [[0, WIDTH as i64], [i64::MIN, i64::MAX]] {
+            let window = Window::default();
+            assert_eq!(window.around(&ints), None);
+            assert_eq!(window.around(&[1]), None, "given up for all");
+        }
+    }
+
+    #[test]
+    fn counters_that_would_overflow_are_spilled_before() {
+        let (mut one, mut other) = (Counts::new(0), Counts::new(0));
+        one.take(&[7; 100], |_| {});
+        one.unspilled = UNSPILLED - 50;
+        one.take(&[7; 100], |_| {});
+        assert_eq!((one.unspilled, one.totals[7]), (100, 100));
+        other.take(&[7, 8], |_| {});
+        one.add(&mut other);
+        assert_eq!(one.finish().iter().collect::<Vec<_>>(), [(7, 201), (8, 1)]);
+    }
+
+    #[test]
+    fn median_and_mode_are_those_of_the_numbers() {
+        for ints in [&[3, 1, 3, 1, 2][..], &[5, 4, 3], &[7, 7], &[1, 2], &[1, 1, 2, 9], &[4]] {
+            let (counted, _) = counted(0, ints);
+            let mut sorted = ints.to_vec();
+            sorted.sort_unstable();
+            let middle = (sorted[(ints.len() - 1) / 2], sorted[ints.len() / 2]);
+            assert_eq!(
+                (counted.middle(), counted.sum()),
+                (middle, ints.iter().map(|&int| i128::from(int)).sum())
+            );
+        }
+        let modes = |ints: &[i64]| counted(0, ints).0.modes();
+        assert_eq!(modes(&[3, 1, 3, 1, 2]), (vec![1, 3], 2, 2));
+        assert_eq!(modes(&[5, 4, 3]), (vec![], 1, 0));
+        assert_eq!(modes(&[7, 7]), (vec![7], 2, 1));
+    }
+}

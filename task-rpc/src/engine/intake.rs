@@ -1,0 +1,455 @@
+//! One job's way through the sources of its query: each is read, or looked at where it is, by all threads together, and
+//! all of them are one sequence.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use rustix::fs::{FileType, fstat};
+use task_proto::fault::{Fault, FaultKind};
+use task_proto::limits::INLINE_NUMBERS;
+use task_proto::number::Number;
+use task_proto::numbers::Numbers;
+use task_proto::stats::{Format, Missing, Query, Source};
+use task_proto::text::{BOM, Place};
+use task_proto::wire::Attachment;
+
+use super::column::BLOCK;
+use super::cores::cores;
+use super::crew::{Crew, beside};
+use super::feed::{Feed, Kind, Room, kind};
+use super::map::{Maps, View};
+use super::median::sum_and_middle;
+use super::raw::{self, Element, Values, WIDTH};
+use super::sequence::missing;
+use super::team::{Hand, lock};
+use super::text::{self, Joined, Parser, Summary};
+use super::{Collector, Engine, Lease, Sequence, no_attachment};
+
+/// Chunks of an input that one thread works on before others are worth their start.
+const ALONE: usize = 4;
+
+/// What the threads of a connection know that read its inputs.
+#[derive(Debug)]
+pub(super) struct Reading {
+    idle: Option<Duration>,
+    claims: Claims,
+    maps: Maps,
+}
+
+/// Attachments that have been read and cannot be read again, as long as anybody can ask for them.
+#[derive(Debug, Default)]
+struct Claims(Mutex<Vec<Claim>>);
+
+#[derive(Debug)]
+struct Claim {
+    descriptor: Weak<Attachment>,
+    pipe: Option<Pipe>,
+}
+
+/// Device and inode of a pipe or socket, to which several descriptors may lead: who read two of them would get some of
+/// its bytes from each.
+type Pipe = (u64, u64);
+
+type Checked<'a> = (MutexGuard<'a, Vec<Claim>>, Option<Pipe>);
+
+impl Reading {
+    /// `idle` is how long an input may keep its readers waiting for a byte.
+    pub(super) fn new(idle: Option<Duration>) -> Self {
+        Reading { idle, claims: Claims::default(), maps: Maps::default() }
+    }
+}
+
+/// A job that reads what its query names.
+pub(super) struct Intake<'a> {
+    engine: &'a Engine,
+    reading: &'a Reading,
+    query: &'a Query,
+    collector: Collector,
+    hand: Hand,
+}
+
+impl<'a> Intake<'a> {
+    pub(super) fn new(engine: &'a Engine, reading: &'a Reading, query: &'a Query, hand: Hand) -> Self {
+        let collector = Collector::new(engine.simd, &engine.budget, query.missing);
+        Intake { engine, reading, query, collector, hand }
+    }
+
+    /// The call that it is for has this memory, too.
+    pub(super) fn stands_beside(&mut self, lease: &Lease) {
+        self.collector.stands_beside(lease);
+    }
+
+    /// Takes all sources, of which these are the descriptors. `median` says whether a call waits for the median.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the input, with the source and the place.
+    pub(super) fn take(
+        mut self,
+        descriptors: &[Option<Arc<Attachment>>],
+        median: &AtomicBool,
+    ) -> Result<Sequence, Fault> {
+        let sources = &self.query.sources;
+        let median = (sources.len() == 1).then_some(median);
+        for (index, (source, descriptor)) in sources.iter().zip(descriptors).enumerate() {
+            let several = (sources.len() > 1).then_some(index);
+            match (source, descriptor) {
+                (Source::Attached { format, .. }, Some(descriptor)) => {
+                    self.attached(descriptor, *format, several, median)
+                }
+                (Source::Attached { attached, .. }, None) => Err(no_attachment(*attached)),
+                (Source::Numbers(numbers), _) => {
+                    let team = self.hand.team();
+                    numbers_inline(&mut self.collector, numbers, several, || team.checkpoint())
+                }
+            }
+            .map_err(|fault| fault.in_source(index as u32))?;
+        }
+        let team = self.hand.team();
+        self.collector.finish(&|| team.checkpoint())
+    }
+
+    fn attached(
+        &mut self,
+        descriptor: &Arc<Attachment>,
+        format: Format,
+        source: Option<usize>,
+        median: Option<&AtomicBool>,
+    ) -> Result<(), Fault> {
+        // A file system that is gone may keep even this waiting.
+        let kind = self.hand.waiting(|| kind(descriptor))?;
+        if let Kind::Stream(file_type) = kind {
+            // Before it waits for bytes that it may not take.
+            let claims = &self.reading.claims;
+            self.hand.waiting(|| claims.check(descriptor, file_type).map(drop))?;
+        }
+        match format {
+            Format::Text => self.text(descriptor, kind, source),
+            Format::F64 => self.raw(descriptor, kind, Element::Float, median),
+            Format::I64 => self.raw(descriptor, kind, Element::Int, median),
+        }
+    }
+
+    fn text(&mut self, descriptor: &Arc<Attachment>, kind: Kind, source: Option<usize>) -> Result<(), Fault> {
+        let claim = || self.reading.claim(descriptor, kind);
+        let feed = Feed::new(descriptor, kind, self.reading.idle, text::cut, claim);
+        let joiner = Joiner::default();
+        together(&mut self.collector, kind, &mut self.hand, |collector, hand, chunks| {
+            let (mut room, mut ints, mut floats) = (Room::default(), Vec::new(), Vec::new());
+            for _ in 0..chunks {
+                let Some(chunk) = feed.next(hand, &mut room)? else { return Ok(false) };
+                hand.team().checkpoint()?;
+                let mark = if chunk.index == 0 && chunk.bytes.starts_with(BOM) { BOM.len() } else { 0 };
+                let mut parser = Parser::new(collector.simd(), &chunk.bytes[mark..]);
+                while parser.next_run(&mut ints, &mut floats) {
+                    let taken = collector.ints(&ints).and_then(|()| collector.floats(&floats));
+                    taken.inspect_err(|_| feed.stop(hand.team()))?;
+                    ints.clear();
+                    floats.clear();
+                }
+                if joiner.push(chunk.index, parser.finish(), collector.policy()) {
+                    feed.stop(hand.team());
+                }
+            }
+            Ok(true)
+        })?;
+        let text = joiner.finish();
+        if let Some(Place { line, column }) = text.first_missing() {
+            self.collector.skip(text.missing()).map_err(|fault| fault.at(line, column))?;
+        }
+        if let Some(fault) = text.fault() {
+            return Err(fault.clone());
+        }
+        if let Some(Place { line, column }) = text.first_huge() {
+            self.collector.huge(format_args!("line {line}, column {column}"), source);
+        }
+        shrunk(feed.lacks())
+    }
+
+    /// Takes the values where they are, or else reads them.
+    fn raw(
+        &mut self,
+        descriptor: &Arc<Attachment>,
+        kind: Kind,
+        element: Element,
+        median: Option<&AtomicBool>,
+    ) -> Result<(), Fault> {
+        if let Kind::File { offset, size } = kind {
+            // To look at all its pages takes some 35 µs for each MiB.
+            if let Some(view) = self.hand.waiting(|| self.reading.maps.view(descriptor, offset)) {
+                return self.look(view, element, median);
+            }
+            self.collector.reserve(size.saturating_sub(offset))?;
+        }
+        let claim = || self.reading.claim(descriptor, kind);
+        let whole = |bytes: &[u8]| bytes.len() - bytes.len() % WIDTH;
+        let feed = Feed::new(descriptor, kind, self.reading.idle, whole, claim);
+        let (first_missing, cut) = (Mutex::new(None), Mutex::new(None));
+        together(&mut self.collector, kind, &mut self.hand, |collector, hand, chunks| {
+            let (mut room, mut values) = (Room::default(), Values::default());
+            for _ in 0..chunks {
+                let Some(chunk) = feed.next(hand, &mut room)? else { return Ok(false) };
+                hand.team().checkpoint()?;
+                let (whole, rest) = chunk.bytes.split_at(whole(chunk.bytes));
+                let missing = values.take(element, whole, collector);
+                if missing.inspect_err(|_| feed.stop(hand.team()))? > 0 {
+                    let here = chunk.before / WIDTH as u64 + values.first_missing() + 1;
+                    let mut first = lock(&first_missing);
+                    *first = Some(first.map_or(here, |first: u64| first.min(here)));
+                    if collector.policy() == Missing::Error {
+                        feed.stop(hand.team());
+                    }
+                }
+                if !rest.is_empty() {
+                    *lock(&cut) = Some((chunk.before + whole.len() as u64, rest.len()));
+                }
+            }
+            Ok(true)
+        })?;
+        if self.collector.policy() == Missing::Error
+            && let Some(position) = *lock(&first_missing)
+        {
+            return Err(raw::at(missing(), position));
+        }
+        if let Some((before, bytes)) = *lock(&cut) {
+            return Err(raw::cut_off(before, bytes));
+        }
+        shrunk(feed.lacks())
+    }
+
+    /// Looks at all values, and leaves them where they are.
+    fn look(&mut self, view: View, element: Element, median: Option<&AtomicBool>) -> Result<(), Fault> {
+        let (engine, collector) = (self.engine, &mut self.collector);
+        let team = Arc::clone(self.hand.team());
+        self.hand.waiting(|| {
+            let crew = Crew::of(Hand::new(&team));
+            match element {
+                Element::Int => look_at_ints(collector, view, &crew),
+                Element::Float if median.is_some_and(|median| median.load(Relaxed)) => {
+                    find_middle(collector, view, engine, &crew)
+                }
+                Element::Float => look_at_floats(collector, view, &crew),
+            }
+        })
+    }
+}
+
+/// Works on chunks of an input: at first on this thread alone, and on others beside it once the input is known to be
+/// long. `work` takes so many chunks, and says whether there may be more.
+fn together(
+    collector: &mut Collector,
+    kind: Kind,
+    hand: &mut Hand,
+    work: impl Fn(&mut Collector, &mut Hand, usize) -> Result<bool, Fault> + Sync,
+) -> Result<(), Fault> {
+    if !work(collector, hand, ALONE)? {
+        return Ok(());
+    }
+    let others = match kind {
+        Kind::File { .. } => cores() - 1,
+        // While one waits for input, or copies it, the others have all processors.
+        Kind::Stream(_) => cores(),
+    };
+    let another = collector.beside();
+    let state = || another.beside();
+    let all = |collector: &mut Collector, hand: &mut Hand| work(collector, hand, usize::MAX).map(drop);
+    for other in beside(hand, others, collector, state, all)? {
+        collector.absorb(other);
+    }
+    Ok(())
+}
+
+fn look_at_ints(collector: &mut Collector, view: View, crew: &Crew<'_>) -> Result<(), Fault> {
+    let blocks: Vec<_> = view.ints().chunks(BLOCK).collect();
+    let another = collector.beside();
+    let looked = crew.fold(
+        blocks.len(),
+        || another.beside(),
+        |collector, index| {
+            collector.look_at_ints(blocks[index]);
+            Ok(())
+        },
+    )?;
+    looked.into_iter().for_each(|other| collector.absorb(other));
+    collector.mapped_ints(view);
+    Ok(())
+}
+
+fn look_at_floats(collector: &mut Collector, view: View, crew: &Crew<'_>) -> Result<(), Fault> {
+    let blocks: Vec<_> = view.floats().chunks(BLOCK).collect();
+    let another = collector.beside();
+    let looked = crew.fold(
+        blocks.len(),
+        || another.beside(),
+        |collector, index| {
+            collector.look_at_floats(blocks[index]);
+            Ok(())
+        },
+    )?;
+    let missing: u64 = looked.iter().map(Collector::missing).sum();
+    if missing > 0 && collector.policy() == Missing::Error {
+        return Err(missing_at(&view));
+    }
+    looked.into_iter().for_each(|other| collector.absorb(other));
+    collector.mapped_floats(view);
+    Ok(())
+}
+
+/// Finds the middle of the numbers in the same pass: their sum and the bracket of their median cost less together, while a
+/// block is in the cache.
+fn find_middle(collector: &mut Collector, view: View, engine: &Engine, crew: &Crew<'_>) -> Result<(), Fault> {
+    let blocks: Vec<_> = view.floats().chunks(BLOCK).collect();
+    let mut lease = engine.budget.lease();
+    let (sum, missing, middle) = sum_and_middle(engine.simd, crew, &blocks, &mut lease, engine.seed)?;
+    if missing > 0 && collector.policy() == Missing::Error {
+        return Err(missing_at(&view));
+    }
+    collector.summed(&sum, view.floats().len() as u64 - missing, missing);
+    collector.mapped_floats(view);
+    collector.found(middle);
+    Ok(())
+}
+
+/// The fault of the first value that is missing.
+fn missing_at(view: &View) -> Fault {
+    let first = view.floats().iter().position(|float| float.is_nan()).unwrap_or_default();
+    raw::at(missing(), first as u64 + 1)
+}
+
+impl Reading {
+    /// Before the first byte is taken of what cannot be read again.
+    fn claim(&self, descriptor: &Arc<Attachment>, kind: Kind) -> Result<(), Fault> {
+        match kind {
+            Kind::File { .. } => Ok(()),
+            Kind::Stream(file_type) => self.claims.claim(descriptor, file_type),
+        }
+    }
+}
+
+impl Claims {
+    fn claim(&self, descriptor: &Arc<Attachment>, file_type: FileType) -> Result<(), Fault> {
+        let (mut claims, pipe) = self.check(descriptor, file_type)?;
+        claims.push(Claim { descriptor: Arc::downgrade(descriptor), pipe });
+        Ok(())
+    }
+
+    /// The claims, without one on this descriptor or its pipe; and which pipe that is.
+    fn check(&self, descriptor: &Arc<Attachment>, file_type: FileType) -> Result<Checked<'_>, Fault> {
+        let is_pipe = matches!(file_type, FileType::Fifo | FileType::Socket);
+        let pipe = is_pipe.then(|| fstat(descriptor).ok()).flatten().map(|stat| (stat.st_dev, stat.st_ino));
+        let mut claims = lock(&self.0);
+        claims.retain(|claim| claim.descriptor.strong_count() > 0);
+        let message = if claims.iter().any(|claim| claim.descriptor.ptr_eq(&Arc::downgrade(descriptor))) {
+            "an earlier call has read this input, which can be read only once; save it to a file to read it again"
+        } else if pipe.is_some() && claims.iter().any(|claim| claim.pipe == pipe) {
+            "this input is the same pipe or socket as another one, and can be read only once; give it once, or release the other one first"
+        } else {
+            return Ok((claims, pipe));
+        };
+        Err(Fault::new(FaultKind::InputConsumed, message))
+    }
+}
+
+/// The summaries of a text's chunks, which come in any order, joined in theirs.
+#[derive(Default)]
+struct Joiner(Mutex<(BTreeMap<usize, Summary>, usize, Joined)>);
+
+impl Joiner {
+    /// Takes one; true if what follows need not be read.
+    fn push(&self, index: usize, summary: Summary, policy: Missing) -> bool {
+        let (waiting, next, joined) = &mut *lock(&self.0);
+        waiting.insert(index, summary);
+        while let Some(summary) = waiting.remove(&*next) {
+            joined.push(&summary);
+            *next += 1;
+        }
+        joined.fault().is_some() || (policy == Missing::Error && joined.first_missing().is_some())
+    }
+
+    fn finish(self) -> Joined {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner).2
+    }
+}
+
+/// What is known of a file when its reading begins is reserved, shown and counted on: less is no answer.
+fn shrunk(lacks: u64) -> Result<(), Fault> {
+    match lacks {
+        0 => Ok(()),
+        bytes => Err(Fault::new(
+            FaultKind::Unreadable,
+            format!(
+                "the file became shorter while it was read: {bytes} bytes were no longer there; read it again"
+            ),
+        )),
+    }
+}
+
+/// Takes the numbers of the query itself.
+pub(super) fn inline(
+    collector: &mut Collector,
+    query: &Query,
+    checkpoint: impl Fn() -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    for (index, source) in query.sources.iter().enumerate() {
+        if let Source::Numbers(numbers) = source {
+            let several = (query.sources.len() > 1).then_some(index);
+            numbers_inline(collector, numbers, several, &checkpoint)
+                .map_err(|fault| fault.in_source(index as u32))?;
+        }
+    }
+    Ok(())
+}
+
+/// The place of a fault is the position in the list.
+fn numbers_inline(
+    collector: &mut Collector,
+    numbers: &Numbers,
+    source: Option<usize>,
+    checkpoint: impl Fn() -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    if let Some(index) = numbers.huge() {
+        collector.huge(format_args!("position {}", index + 1), source);
+    }
+    let (mut ints, mut floats) = (Vec::new(), Vec::new());
+    for (index, numbers) in numbers.chunks(INLINE_NUMBERS).enumerate() {
+        checkpoint()?;
+        ints.clear();
+        floats.clear();
+        for (within, &number) in numbers.iter().enumerate() {
+            match number {
+                Number::Int(int) => ints.push(int),
+                Number::Float(float) if float.is_nan() => {
+                    let position = index * INLINE_NUMBERS + within + 1;
+                    collector.skip(1).map_err(|fault| raw::at(fault, position as u64))?;
+                }
+                Number::Float(float) => floats.push(float),
+            }
+        }
+        collector.ints(&ints)?;
+        collector.floats(&floats)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+
+    #[test]
+    fn claims_last_as_long_as_their_descriptors() {
+        let claims = Claims::default();
+        let descriptor = || Arc::new(Attachment::from(OwnedFd::from(std::io::pipe().unwrap().0)));
+        let kept = descriptor();
+        claims.claim(&kept, FileType::Fifo).unwrap();
+        for _ in 0..10 {
+            let gone = descriptor();
+            claims.claim(&gone, FileType::Fifo).unwrap();
+            assert!(Arc::into_inner(gone).is_some(), "a claim keeps nothing open");
+        }
+        assert_eq!(claims.claim(&kept, FileType::Fifo).unwrap_err().kind, FaultKind::InputConsumed);
+        assert_eq!(lock(&claims.0).len(), 1);
+    }
+}

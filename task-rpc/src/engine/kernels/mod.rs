@@ -1,0 +1,10 @@
+//! The inner loops, one file for each, and a version for each [`Level`](crate::engine::Level) where that wins.
+
+pub(super) mod ahead;
+pub(super) mod bounds;
+pub(super) mod bracket;
+pub(super) mod codes;
+pub(super) mod counts;
+pub(super) mod scatter;
+pub(super) mod sum;
+pub(super) mod text;

@@ -1,0 +1,278 @@
+//! Every way, level and number of threads against an oracle of a few lines, on shapes that hurt.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::*;
+use task_proto::fault::FaultKind;
+
+/// The definition.
+fn oracle<V: Value>(values: &[V]) -> Modes<V> {
+    let mut counts = BTreeMap::new();
+    for value in values.iter().filter(|value| value.partial_cmp(value).is_some()) {
+        *counts.entry(value.key()).or_insert(0_u64) += 1;
+    }
+    let frequency = counts.values().copied().max().unwrap_or(0);
+    let modes: Vec<_> =
+        counts.iter().filter(|(_, times)| **times == frequency).map(|(key, _)| *key).collect();
+    if counts.len() >= 2 && modes.len() == counts.len() {
+        return Modes { values: Vec::new(), frequency, total: 0 };
+    }
+    Modes {
+        values: modes.iter().take(1000).copied().map(V::from_key).collect(),
+        frequency,
+        total: modes.len() as u64,
+    }
+}
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(1);
+        Mix::new(self.0).hash(0)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit.max(1)
+    }
+}
+
+fn blocks<'v, V>(random: &mut Random, values: &'v [V]) -> Vec<&'v [V]> {
+    let mut blocks = Vec::new();
+    let mut rest = values;
+    let most = random.below(4 * CHUNK as u64) + 1;
+    while !rest.is_empty() {
+        let (block, after) =
+            rest.split_at((random.below(most) as usize + random.below(2) as usize).min(rest.len()));
+        blocks.push(block);
+        rest = after;
+    }
+    blocks
+}
+
+/// What each way says that says something.
+fn every_way<V: Value>(work: &Work<'_, V>, count: u64, seed: u64) -> Vec<(&'static str, Modes<V>)> {
+    let Work { simd, crew, blocks, budget } = *work;
+    let mut ways = vec![
+        ("chosen", modes(simd, crew, blocks, count, budget, seed).unwrap()),
+        ("few", few::tally(work, count).unwrap().finish(count)),
+    ];
+    // A single number is never partitioned.
+    if count < 2 {
+        return ways;
+    }
+    ways.push(("partition", partition::tally(work, &Mix::new(seed), None, count).unwrap().finish(count)));
+    let sample = Sample::new(work, seed).unwrap();
+    let (dictionary, _) = Dictionary::of::<V>(simd, &sample, seed);
+    ways.push(("survey", surveyed(work, dictionary).unwrap().finish(count)));
+    if let Some(range) = range::Range::of::<V>(&sample, count)
+        && let Some(tally) = range::tally(work, range).unwrap()
+    {
+        ways.push(("range", tally.finish(count)));
+    }
+    ways
+}
+
+fn check<V: Value>(random: &mut Random, name: &str, values: &[V]) {
+    let expected = oracle(values);
+    let count = values.iter().filter(|value| value.partial_cmp(value).is_some()).count() as u64;
+    let blocks = blocks(random, values);
+    let seed = random.next();
+    for simd in Simd::all() {
+        let threads = 1 + random.below(3) as usize;
+        let crew = Crew::new(threads, &|| Ok(()));
+        let budget = Budget::unlimited();
+        let work = Work { simd, crew: &crew, blocks: &blocks, budget: &budget };
+        for (way, modes) in every_way(&work, count, seed) {
+            let same = modes == expected
+                // Equal, and no −0.
+                && modes.values.iter().zip(&expected.values).all(|(a, b)| format!("{a:?}") == format!("{b:?}"));
+            assert!(
+                same,
+                "{name}, {way}, {simd:?}, {threads} threads, seed {seed}, {} values: {} × {} instead of {} × {}",
+                values.len(),
+                modes.total,
+                modes.frequency,
+                expected.total,
+                expected.frequency,
+            );
+        }
+        assert_eq!(budget.used(), 0);
+    }
+}
+
+fn length(random: &mut Random) -> usize {
+    let most = [3, 70, 1500, 6000, 20_000][random.below(5) as usize];
+    random.below(most) as usize
+}
+
+/// One generator of values for each shape.
+fn integers(random: &mut Random, shape: u64, len: usize) -> (&'static str, Vec<i64>) {
+    let n = len as u64;
+    let base = [0, -500, i64::MIN, i64::MAX - 999, 1 << 53][random.below(5) as usize];
+    let mut make =
+        |value: &mut dyn FnMut(&mut Random, u64) -> i64| (0..n).map(|index| value(random, index)).collect();
+    match shape {
+        0 => ("range", make(&mut |random, _| base + random.below(1000) as i64)),
+        1 => (
+            "range with outliers",
+            make(&mut |random, _| match random.below(200) {
+                0 => random.next() as i64 >> random.below(64),
+                _ => base + random.below(100) as i64,
+            }),
+        ),
+        2 => ("unique", make(&mut |_, index| (index as i64).wrapping_mul(0x9e37_79b9_7f4a_7c15_u64 as i64))),
+        3 => ("each twice", make(&mut |_, index| ((index % n.div_ceil(2)) as i64) << 40)),
+        4 => ("equal", make(&mut |_, _| base)),
+        5 => ("two", make(&mut |random, _| if random.below(2) == 0 { i64::MAX } else { i64::MIN })),
+        6 => (
+            "skewed",
+            make(&mut |random, _| {
+                let most = random.next() >> random.below(64);
+                random.below(most) as i64
+            }),
+        ),
+        7 => (
+            "half of them one",
+            make(&mut |random, _| if random.below(2) == 0 { 7 } else { random.next() as i64 }),
+        ),
+        8 => ("sorted, ties", make(&mut |_, index| (index / 3) as i64 * 1_000_003)),
+        9 => ("reversed, ties", make(&mut |_, index| -((index / 5) as i64) << 33)),
+        _ => (
+            "ends alike",
+            make(&mut |_, index| {
+                if index < 300 {
+                    5
+                } else if index + 300 >= n {
+                    6
+                } else {
+                    index as i64
+                }
+            }),
+        ),
+    }
+}
+
+fn floats(random: &mut Random, shape: u64, len: usize) -> (&'static str, Vec<f64>) {
+    let (name, integers) = integers(random, shape, len);
+    let kind = random.below(4);
+    let values = integers.into_iter().map(|integer| match (kind, random.below(50)) {
+        (0, _) => integer as f64,
+        (1, 0) => f64::NAN,
+        (1, 1) => f64::from_bits(u64::MAX >> random.below(2)),
+        (1, 2) => [0.0, -0.0, f64::INFINITY, f64::NEG_INFINITY][random.below(4) as usize],
+        (1, _) => integer as f64 * 0.1,
+        (2, 0..25) => f64::NAN,
+        (2, _) => integer as f64,
+        // Any bits: all exponents, subnormals, infinities, NaN.
+        _ => f64::from_bits(integer as u64),
+    });
+    (name, values.collect())
+}
+
+#[test]
+fn every_way_finds_what_the_definition_says() {
+    let cases = std::env::var("CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(330);
+    let mut random = Random(std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1));
+    for case in 0..cases {
+        let len = length(&mut random);
+        let (name, values) = integers(&mut random, case % 11, len);
+        check(&mut random, name, &values);
+        let (name, values) = floats(&mut random, case % 11, len);
+        check(&mut random, name, &values);
+    }
+}
+
+#[test]
+fn no_numbers_have_no_mode_and_one_number_is_its_own() {
+    let mut random = Random(3);
+    check::<i64>(&mut random, "none", &[]);
+    check(&mut random, "one", &[i64::MAX]);
+    check(&mut random, "two", &[1, 2]);
+    check(&mut random, "missing", &vec![f64::NAN; 5000]);
+    let mut values = vec![f64::NAN; 5000];
+    values[4321] = -0.0;
+    check(&mut random, "one among missing", &values);
+    values[1] = 0.0;
+    check(&mut random, "zeros among missing", &values);
+}
+
+#[test]
+fn zeros_are_one_value_and_shown_without_sign() {
+    let mut random = Random(4);
+    let zeros: Vec<f64> = (0..9000).map(|index| [0.0, -0.0, index as f64][index % 3]).collect();
+    check(&mut random, "zeros", &zeros);
+    let zeros: Vec<f64> = (0..9000).map(|index| [0.0, -0.0, index as f64 * 1e300][index % 3]).collect();
+    check(&mut random, "zeros", &zeros);
+}
+
+#[test]
+fn more_modes_than_are_listed_are_counted() {
+    let mut random = Random(5);
+    let mut values: Vec<i64> =
+        (0..6000).flat_map(|index| [index * 1_000_000_007, index * 1_000_000_007]).collect();
+    values.push(-5);
+    for index in (1..values.len()).rev() {
+        values.swap(index, random.below(index as u64 + 1) as usize);
+    }
+    assert_eq!(oracle(&values).total, 6000);
+    check(&mut random, "6000 modes", &values);
+}
+
+#[test]
+fn values_that_the_sample_misses_are_found() {
+    // A mode in a row, between values that a sample sees more often only by chance.
+    let mut random = Random(6);
+    for run in [30, 60, 120] {
+        let mut values: Vec<i64> = (0..20_000).map(|_| (random.below(400) as i64) << 50).collect();
+        let at = random.below(19_000) as usize;
+        values[at..at + run].fill(3);
+        check(&mut random, "a run", &values);
+    }
+}
+
+#[test]
+fn without_room_for_scratch_it_is_too_large_before_anything_is_allocated() {
+    let values: Vec<i64> = (0..50_000).map(|index| index << 44).collect();
+    let blocks: Vec<&[i64]> = values.chunks(1000).collect();
+    let crew = Crew::new(2, &|| Ok(()));
+    let limit = |bytes| {
+        let budget = Budget::new(Some(bytes));
+        modes(Simd::best(), &crew, &blocks, 50_000, &budget, 1).map_err(|fault| fault.kind)
+    };
+    assert_eq!(limit(50_000 * 8), Err(FaultKind::TooLarge));
+    assert_eq!(limit(50_000 * 8 + (1 << 20)).unwrap().total, 0);
+}
+
+#[test]
+fn a_cancellation_is_seen_at_each_look() {
+    let mut random = Random(7);
+    for shape in 0..11 {
+        let (_, values) = integers(&mut random, shape, 20_000);
+        let blocks: Vec<&[i64]> = values.chunks(1000).collect();
+        let run = |allowed: u64| {
+            let looks = AtomicU64::new(0);
+            let look = || match looks.fetch_add(1, Relaxed) < allowed {
+                true => Ok(()),
+                false => Err(Fault::new(FaultKind::Cancelled, "")),
+            };
+            let crew = Crew::new(1, &look);
+            let outcome = modes(Simd::best(), &crew, &blocks, 20_000, &Budget::unlimited(), 1);
+            (looks.load(Relaxed), outcome.map_err(|fault| fault.kind))
+        };
+        let (all, outcome) = run(u64::MAX);
+        assert!(outcome.is_ok() && all > 20, "{all} looks");
+        for allowed in [0, 1, all / 2, all - 1] {
+            assert_eq!(run(allowed), (allowed + 1, Err(FaultKind::Cancelled)));
+        }
+    }
+}
+
+#[test]
+fn a_count_that_is_too_small_is_an_error_and_no_panic() {
+    let values: Vec<i64> = (0..5000).map(|index| index << 50).collect();
+    let crew = Crew::new(2, &|| Ok(()));
+    let outcome = modes(Simd::best(), &crew, &[&values[..]], 100, &Budget::unlimited(), 1);
+    assert_eq!(outcome.map_err(|fault| fault.kind), Err(FaultKind::Internal));
+}
