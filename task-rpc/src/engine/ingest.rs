@@ -15,7 +15,9 @@ use task_proto::stats::{Format, Query, Source};
 use task_proto::text::Scanner;
 use task_proto::wire::Attachment;
 
+use super::array::{self, Array};
 use super::map::{Maps, View};
+use super::npy::Element;
 use super::raw::{self, Raw};
 use super::reader::{self, Kind, kind, read_file, read_stream};
 use super::shared::{Shared, Work, lock};
@@ -270,7 +272,46 @@ impl Reading {
                     Ok(())
                 })
             }
+            Format::Npy => self.collect_array(collector, descriptor, kind, source, job),
         }
+    }
+
+    /// Takes the elements where they are, or else reads them.
+    fn collect_array(
+        &self,
+        collector: &mut Collector,
+        descriptor: &Arc<Attachment>,
+        kind: Kind,
+        source: Option<usize>,
+        job: &Work<Data>,
+    ) -> Result<(), Fault> {
+        let Kind::File { offset, size } = kind else {
+            let mut array = Array::new(None, source);
+            self.blocks(descriptor, kind, job, |block| array.push(block, collector))?;
+            return array.finish();
+        };
+        let header = job.waiting(|| array::header(descriptor, offset))?;
+        let offset = offset + header.data_offset as u64;
+        header.fits(size.saturating_sub(offset))?;
+        let view = || job.waiting(|| self.maps.view(descriptor, offset));
+        match header.element {
+            Element::Floats(floats) if floats.in_place() => {
+                if let Some(view) = view() {
+                    return collector.mapped_floats(view, &|| job.checkpoint());
+                }
+            }
+            Element::Ints(ints) if ints.in_place() => {
+                if let Some(view) = view() {
+                    collector.mapped_ints(view);
+                    return Ok(());
+                }
+            }
+            _ => {}
+        }
+        collector.reserve(header.values.saturating_mul(size_of::<f64>() as u64))?;
+        let mut array = Array::new(Some(header), source);
+        self.blocks(descriptor, Kind::File { offset, size }, job, |block| array.push(block, collector))?;
+        array.finish()
     }
 
     /// Takes the values where they are, or else reads them.

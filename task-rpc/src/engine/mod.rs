@@ -4,10 +4,12 @@
 //! the [`mean`](mean()) by exact summation, and the [`Order`] — median and mode — by sorted runs and a merge. Long
 //! work happens on threads, looks at its cancellation between blocks, and is joined rather than repeated.
 
+mod array;
 mod budget;
 mod ingest;
 mod map;
 mod mean;
+pub mod npy;
 mod order;
 mod pool;
 mod raw;

@@ -263,7 +263,7 @@ fn wait<T>(input: BorrowedFd<'_>, idle: Option<Duration>, took: Instant, job: &W
     }
 }
 
-fn unreadable(error: Errno) -> Fault {
+pub(super) fn unreadable(error: Errno) -> Fault {
     let error = std::io::Error::from(error);
     Fault::new(FaultKind::Unreadable, format!("the input cannot be read: {error}"))
 }
