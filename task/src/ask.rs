@@ -14,7 +14,7 @@ use task_host::supervisor::Ended;
 use task_proto::crash::{Crash, TraceId};
 use task_proto::fault::Fault;
 use task_proto::limits::{IDLE_STDIN_NOTE, NO_DEADLINE};
-use task_proto::stats::{Query, StatsClient, StatsRequest, StatsResponse};
+use task_proto::stats::{Query, Source, StatsClient, StatsRequest, StatsResponse};
 use task_proto::wire::ConnectError;
 use tokio::time::sleep;
 
@@ -47,7 +47,9 @@ impl<C: Fn(Vec<OwnedFd>) -> Client<StatsRequest, StatsResponse>> Asker<'_, C> {
     pub async fn answer(&self, inputs: Inputs) -> Result<(), Failure> {
         let stats = (self.client)(inputs.attachments).into();
         let answer = self.ask(&stats, &inputs.query).await;
-        let answer = answer.map_err(|error| failure(self.asking, self.elsewhere, &inputs.names, error))?;
+        let answer = answer.map_err(|error| {
+            failure(self.asking, self.elsewhere, &inputs.query.sources, &inputs.names, error)
+        })?;
         self.tell(&answer).await
     }
 
@@ -159,10 +161,16 @@ fn stdin_is_idle() -> bool {
     poll(&mut [PollFd::new(&stdin, PollFlags::IN)], Some(&now)) == Ok(0)
 }
 
-/// What a call without an answer is to the user who asked for it, of inputs with these names.
-pub fn failure(asking: &Asking, elsewhere: bool, names: &[String], error: AskError) -> Failure {
+/// What a call without an answer is to the user who asked for it, of these inputs with their names.
+pub fn failure(
+    asking: &Asking,
+    elsewhere: bool,
+    sources: &[Source],
+    names: &[String],
+    error: AskError,
+) -> Failure {
     match error {
-        AskError::Fault(fault) => Failure::from_fault(fault, names),
+        AskError::Fault(fault) => Failure::from_fault(fault, sources, names),
         AskError::Call(CallError::Deadline { outcome }) => Failure::Deadline {
             limit: asking.timeout.unwrap_or(NO_DEADLINE),
             outcome: elsewhere.then_some(outcome),

@@ -22,7 +22,12 @@ pub fn run(config: &CallConfig) -> Result<(), Failure> {
     signals::outlive_size_limit().map_err(unusual)?;
     let wanted = match config.only {
         Some(only) => {
-            let input = inputs::gather(&config.words, config.asking.missing, rustix::stdio::stdin())?;
+            let input = inputs::gather(
+                &config.words,
+                config.asking.format,
+                config.asking.missing,
+                rustix::stdio::stdin(),
+            )?;
             Wanted::For(only, few(input)?)
         }
         None if config.words.is_empty() => Wanted::Ping,
@@ -127,7 +132,7 @@ async fn answered(config: &CallConfig, wanted: Wanted) -> Result<(), Failure> {
 
 async fn ping(asking: &Asking, stats: &Stats, traced: bool) -> Result<Pong, Failure> {
     let pong = stats.ping(ask::context(asking, traced)).await;
-    pong.map_err(|error| ask::failure(asking, true, &[], AskError::Call(CallError::from(error))))
+    pong.map_err(|error| ask::failure(asking, true, &[], &[], AskError::Call(CallError::from(error))))
 }
 
 fn socket(config: &CallConfig) -> Result<PathBuf, Failure> {

@@ -19,7 +19,8 @@ use crate::signals::{self, Signal, Signals};
 /// Runs to the end: the answer printed, nothing left behind.
 pub fn run(config: &Config) -> Result<(), Failure> {
     signals::outlive_size_limit().map_err(unusual)?;
-    let input = inputs::gather(&config.words, config.asking.missing, rustix::stdio::stdin())?;
+    let input =
+        inputs::gather(&config.words, config.asking.format, config.asking.missing, rustix::stdio::stdin())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unusual)?;
     let ended = runtime.block_on(live(config, input));
     // A write that nobody reads may still be going on.
