@@ -158,6 +158,7 @@ pub(super) fn read_file<T>(
             Ok(0) => return Ok(()),
             Ok(length) => {
                 offset += length as u64;
+                job.read(length);
                 take(&buffer[..length])?;
             }
             Err(Errno::INTR) => {}
@@ -196,6 +197,7 @@ pub(super) fn read_stream<T>(
             Ok(0) => return Ok(()),
             Ok(length) => {
                 job.consumed(length);
+                job.read(length);
                 take(&buffer[..length])?;
                 took = Instant::now();
             }

@@ -44,6 +44,8 @@ struct Members {
     activity: Activity,
     consuming: bool,
     consumed: u64,
+    /// Bytes of any input.
+    read: u64,
     /// The turn of the suspects among them, while the thread has it.
     turn: Option<OwnedMutexGuard<()>>,
     /// The processor that the thread computes on.
@@ -172,6 +174,7 @@ impl<T> Member<T> {
             progress.begin_consuming();
             progress.consumed(members.consumed);
         }
+        progress.read(members.read);
         members.entered += 1;
         members.calls.push(Call { id: members.entered, progress, turn });
         Member { job: Arc::clone(job), id: members.entered }
@@ -294,6 +297,13 @@ impl<T> Work<T> {
         let mut members = lock(&self.job.members);
         members.consumed += bytes as u64;
         members.calls.iter().for_each(|call| call.progress.consumed(members.consumed));
+    }
+
+    /// Says that this many bytes more of any input have been read.
+    pub(super) fn read(&self, bytes: usize) {
+        let mut members = lock(&self.job.members);
+        members.read += bytes as u64;
+        members.calls.iter().for_each(|call| call.progress.read(members.read));
     }
 
     /// Hands the outcome to all that wait, and keeps it.
@@ -449,10 +459,13 @@ mod tests {
         let work = work.take().unwrap();
         work.begin_consuming().unwrap();
         work.consumed(10);
+        work.read(30);
         let mut late = Box::pin(second.scope(result.get(|_| panic!("begun already"))));
         assert!(poll!(&mut late).is_pending());
         let shown = || board.read().unwrap().calls.iter().map(|call| call.consumed).collect::<Vec<_>>();
         assert_eq!(shown(), [10, 10], "who comes late hears of it");
+        let read = || board.read().unwrap().calls.iter().map(|call| call.read).collect::<Vec<_>>();
+        assert_eq!(read(), [30, 30], "and of what can be read again");
         work.consumed(5);
         assert_eq!(shown(), [15, 15]);
         work.finish(Err(Fault::new(FaultKind::NotANumber, "x")));
