@@ -56,6 +56,19 @@ pub struct Inputs {
     pub reads_stdin: bool,
 }
 
+impl Inputs {
+    /// Bytes that are to be read, if all of them are in files.
+    pub fn size(&self) -> Option<u64> {
+        let left = |file: &OwnedFd| {
+            let stat = rustix::fs::fstat(file).ok()?;
+            let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+            let offset = regular.then(|| rustix::fs::tell(file).ok()).flatten()?;
+            Some((stat.st_size as u64).saturating_sub(offset))
+        };
+        self.attachments.iter().map(left).sum()
+    }
+}
+
 /// Turns INPUT words into a query; without any, standard input decides. Files and standard input are of this format,
 /// words that are numbers are numbers. Where no text is asked for, a terminal is refused and the null device is as empty
 /// as it is: whoever named a format has data, and is not to get another's answer.

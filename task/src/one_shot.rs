@@ -13,6 +13,7 @@ use crate::args::{Config, Verbosity};
 use crate::ask::{self, Asker, ended_failure, unusual};
 use crate::exit::{self, Failure};
 use crate::inputs::{self, Input, SAMPLE_NOTE};
+use crate::progress::Wait;
 use crate::run;
 use crate::signals::{self, Signal, Signals};
 
@@ -59,7 +60,7 @@ async fn served(
     let ended = tokio::select! {
         biased;
         signal = signals.next() => Err(Failure::Signal(signal)),
-        ended = answered(config, input, &supervisor) => ended,
+        ended = answered(config, input, &supervisor, journal) => ended,
     };
     stopped(&supervisor, signals, ended).await
 }
@@ -87,7 +88,12 @@ async fn stopped(
     }
 }
 
-async fn answered(config: &Config, input: Input, supervisor: &Supervisor) -> Result<(), Failure> {
+async fn answered(
+    config: &Config,
+    input: Input,
+    supervisor: &Supervisor,
+    journal: &Journal,
+) -> Result<(), Failure> {
     let asking = &config.asking;
     let asker = Asker {
         asking,
@@ -107,17 +113,11 @@ async fn answered(config: &Config, input: Input, supervisor: &Supervisor) -> Res
                 ready().await?;
                 ask::write(|| exit::say(SAMPLE_NOTE)).await?;
             }
-            let note = ask::idle_note(asking, inputs.reads_stdin, || has_read(supervisor));
-            tokio::select! {
-                answered = asker.answer(inputs) => answered,
-                never = note => match never {},
-            }
+            let (reads_stdin, size) = (inputs.reads_stdin, inputs.size());
+            let wait = Wait { asking, journal, reads_stdin, size, board: || supervisor.scoreboard() };
+            asker.answer(inputs, wait.tell()).await
         }
     }
-}
-
-fn has_read(supervisor: &Supervisor) -> bool {
-    supervisor.scoreboard().is_some_and(|board| board.calls.iter().any(|call| call.consumed > 0))
 }
 
 fn worker(config: &Config, input: &Input) -> WorkerSpec {

@@ -156,12 +156,12 @@ numpy.save("record.npy", numpy.zeros(3, [("a", "<i4"), ("b", "<f8")]))
 #[test]
 fn files_that_numpy_saves_are_read() {
     let home = Home::new();
-    let saves = |python: &str| home.run(python, ["-c", SAVES]).ends();
+    let save = |python: &str| home.run(python, ["-c", SAVES]).ends();
     if !is_there(&home, "numpy", "/usr/bin/python3 -c 'import numpy' || python3 -c 'import numpy'") {
         return;
     }
     let here = home.run("/usr/bin/python3", ["-c", "import numpy"]).ends().status.success();
-    let saved = saves(if here { "/usr/bin/python3" } else { "python3" });
+    let saved = save(if here { "/usr/bin/python3" } else { "python3" });
     assert!(saved.status.success() && saved.stdout.lines().count() == 60, "{saved}");
     let float = |text: &str| text.trim().parse::<f64>().unwrap().to_bits();
     for line in saved.stdout.lines() {

@@ -262,7 +262,7 @@ fn files_and_standard_input_have_the_format_and_words_that_are_numbers_are_numbe
     let npy = |attached| Attached { attached, format: Format::Npy };
     assert_eq!(inputs.query.sources, [ints(&[1, 2]), npy(0), npy(1)]);
     // As text beside the request, where there are many.
-    let Ok(Input::Given(inputs)) = of(&["7"; INLINE_NUMBERS + 1], reader.as_fd()) else { panic!() };
+    let Ok(Input::Given(inputs)) = of(&vec!["7"; INLINE_NUMBERS + 1], reader.as_fd()) else { panic!() };
     assert_eq!(inputs.query.sources, [attached(0)]);
     let Ok(Input::Given(inputs)) = of(&[], null().as_fd()) else { panic!() };
     assert!(!inputs.sample && inputs.query.sources == [npy(0)], "the sample is for those who have no data");

@@ -106,7 +106,7 @@ fn a_raw_input_that_is_at_fault_names_the_value() {
         home.task(["--json", "--format", "i64", "1", "cut.i64"]).ends().json_error(),
         json!({"kind": "not_a_number", "message": cut, "input": "cut.i64", "value": 3})
     );
-    let mut values = vec![1.0_f64; 20];
+    let mut values = [1.0_f64; 20];
     values[16] = f64::NAN;
     home.file("gap.f64", values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>());
     home.task(["--format", "f64", "gap.f64"])
