@@ -34,7 +34,7 @@ faults: ## do the service every kind of harm, for hours, and print a table
 
 # What it finds stands in fuzz/artifacts; what it learns in target/fuzz: `cargo fuzz cmin` says what of it is worth a place
 # in fuzz/corpus, which `make test` replays. FUZZ= takes some of the targets, TIME= seconds for each. Needs a C++ compiler.
-FUZZ ?= frames lines hello answer scoreboard text
+FUZZ ?= frames lines hello answer scoreboard text npy
 TIME ?= 60
 CARGO_FUZZ := 0.13.2
 fuzz: export CARGO_PROFILE_RELEASE_LTO := off

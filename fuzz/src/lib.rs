@@ -13,6 +13,7 @@ mod connection;
 mod frames;
 mod handshake;
 mod lines;
+mod npy;
 mod plausible;
 mod scoreboard;
 #[path = "../../task-rpc/src/service.rs"]
@@ -24,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub use frames::frames;
 pub use handshake::{answer, hello};
 pub use lines::lines;
+pub use npy::npy;
 pub use scoreboard::scoreboard;
 pub use text::text;
 
@@ -34,13 +36,14 @@ pub const MOST: usize = task_proto::limits::INLINE_NUMBERS;
 pub type Target = fn(&[u8]) -> u64;
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("frames", frames),
     ("lines", lines),
     ("hello", hello),
     ("answer", answer),
     ("scoreboard", scoreboard),
     ("text", text),
+    ("npy", npy),
 ];
 
 /// Counts messages; libFuzzer itself counts inputs. Says so at each million, as the end of a run tells nobody.

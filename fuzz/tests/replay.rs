@@ -107,6 +107,11 @@ fn a_text_is_the_same_however_it_is_cut() {
 }
 
 #[test]
+fn an_npy_file_is_the_same_however_much_of_it_has_come() {
+    replay("npy");
+}
+
+#[test]
 fn every_target_is_replayed_here() {
     let own = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/replay.rs")).unwrap();
     for (name, _) in TARGETS {

@@ -36,6 +36,8 @@ pub enum FaultKind {
     OutOfRange,
     /// A missing value where none is allowed.
     MissingValue,
+    /// The bytes are not laid out as the format that was named has it.
+    Malformed,
     /// No numbers at all.
     EmptyInput,
     /// The input could not be read: not readable, a directory, an I/O error.

@@ -21,7 +21,7 @@ use crate::limits::{HANDSHAKE, Limits};
 
 /// The oldest and the newest protocol that this build speaks: what the two say here, and the scoreboard's layout. Whoever
 /// changes one of these raises both numbers, so that builds which differ refuse each other.
-pub const PROTOCOL: [u32; 2] = [4, 4];
+pub const PROTOCOL: [u32; 2] = [5, 5];
 /// Exit status of a worker that refuses its host: no protocol in common, or no sandbox where one is required
 /// (`EX_CONFIG` of sysexits.h). It is final.
 pub const EXIT_REFUSED: u8 = 78;

@@ -32,6 +32,10 @@ pub const LOG_LOCK_RETRY: Duration = Duration::from_millis(5);
 pub const LOG_RETRY: Duration = Duration::from_secs(1);
 /// For the last records of a service to be written at its end: twice what their file's lock may take.
 pub const LOG_FINISH: Duration = Duration::from_secs(2);
+/// Before a line tells how much has been read: what ends sooner needs none.
+pub const PROGRESS_AFTER: Duration = Duration::from_secs(1);
+/// Between two drawings of that line: often enough to look alive.
+pub const PROGRESS: Duration = Duration::from_millis(200);
 /// From its making until an unlocked, unfinished run directory is swept: a start takes microseconds, an hour is a
 /// machine that slept.
 pub const UNFINISHED: Duration = Duration::from_hours(1);

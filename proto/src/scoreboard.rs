@@ -61,6 +61,7 @@ const ACTIVITY: usize = 6;
 const TRIAL: usize = 7;
 const NAME: usize = 8;
 const NAME_WORDS: usize = METHOD / WORD;
+const READ: usize = NAME + NAME_WORDS;
 
 const WORDS: usize = SLOTS_AT + SLOTS * SLOT;
 const BYTES: usize = WORDS * WORD;
@@ -220,6 +221,8 @@ pub struct Call {
     pub progressed: u64,
     /// Bytes that it has read of input that cannot be read again.
     pub consumed: u64,
+    /// Bytes that it has read of any input so far.
+    pub read: u64,
     /// What it is at.
     pub activity: Activity,
     /// It is a suspect that has just begun to execute, and no other call has begun since.
@@ -262,6 +265,7 @@ impl Call {
             started: words[STARTED],
             progressed: words[PROGRESSED],
             consumed: words[CONSUMED],
+            read: words[READ],
             activity: Activity::ALL[words[ACTIVITY] as usize % Activity::ALL.len()],
             on_trial: words[TRIAL] != 0,
         }
@@ -348,8 +352,9 @@ mod tests {
     /// A worker that took another layout for its own would blame and acquit the wrong calls.
     #[test]
     fn another_layout_is_another_protocol() {
-        let layout = [BYTES, ROWS_AT, ROW, SLOTS_AT, SLOT, NAME, TRIAL];
-        assert_eq!((PROTOCOL, layout), ([4, 4], [1_069_056, 512, 2, 2560, 16, 8, 7]), "raise both numbers");
+        let layout = [BYTES, ROWS_AT, ROW, SLOTS_AT, SLOT, NAME, TRIAL, READ];
+        let known = [1_069_056, 512, 2, 2560, 16, 8, 7, 12];
+        assert_eq!((PROTOCOL, layout), ([5, 5], known), "raise both numbers");
     }
 
     #[test]

@@ -60,6 +60,23 @@ pub enum Format {
     F64,
     /// 64-bit integers, eight bytes each, little-endian.
     I64,
+    /// An array as NumPy saves it: one dimension of floats or integers. NaN is a missing value.
+    Npy,
+}
+
+impl Format {
+    /// All of them.
+    pub const ALL: [Format; 4] = [Format::Text, Format::F64, Format::I64, Format::Npy];
+
+    /// What it is called.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Format::Text => "text",
+            Format::F64 => "f64",
+            Format::I64 => "i64",
+            Format::Npy => "npy",
+        }
+    }
 }
 
 /// What to do with a missing value: NaN, `NA`, `null`, an empty field.
@@ -255,7 +272,7 @@ mod tests {
             [Number::Int(i64::MIN), Number::Float(-0.5), Number::Float(f64::INFINITY)].into_iter().collect(),
         );
         let attached = Source::Attached { attached: 3, format: Format::Text };
-        let raw = [Format::F64, Format::I64].map(|format| Source::Attached { attached: 0, format });
+        let raw = Format::ALL.map(|format| Source::Attached { attached: 0, format });
         [vec![numbers.clone()], vec![attached.clone()], vec![numbers, attached], raw.to_vec(), vec![]]
             .into_iter()
             .flat_map(|sources| {
@@ -288,7 +305,8 @@ mod tests {
 
     #[test]
     fn formats_have_names_and_one_that_is_unknown_is_refused_with_a_list_of_them() {
-        for (format, name) in [(Format::Text, "text"), (Format::F64, "f64"), (Format::I64, "i64")] {
+        for format in Format::ALL {
+            let name = format.name();
             let attached = |name| format!(r#"{{"attached":0,"format":"{name}"}}"#);
             let query: Query = serde_json::from_str(&attached(name)).unwrap();
             assert_eq!(query.sources, [Source::Attached { attached: 0, format }]);

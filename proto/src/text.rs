@@ -15,6 +15,8 @@ use crate::number::{Number, Token, TokenError, parse_token};
 
 /// The byte order mark.
 pub const BOM: &[u8] = b"\xef\xbb\xbf";
+/// How a file begins that NumPy has saved: people forget to say so.
+const NPY: &[u8] = b"\x93NUMPY";
 /// Digits that fit an `i64` whatever they are.
 const SAFE_DIGITS: usize = 18;
 
@@ -227,7 +229,13 @@ fn read(token: &[u8], place: Place) -> Result<Token, Fault> {
             TokenError::NotANumber => FaultKind::NotANumber,
             TokenError::OutOfRange => FaultKind::OutOfRange,
         };
-        Fault::new(kind, format!("\"{}\" is {error}", shown(token))).at(place.line, place.column)
+        let start = (place.line, place.column) == (1, 1);
+        let message = if start && token.starts_with(NPY) {
+            "this is an npy file and no text; format=npy reads it".to_owned()
+        } else {
+            format!("\"{}\" is {error}", shown(token))
+        };
+        Fault::new(kind, message).at(place.line, place.column)
     })
 }
 

@@ -19,7 +19,7 @@ use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, ValueEnu
 use task_proto::handshake::SandboxMode;
 use task_proto::limits::Limits;
 use task_proto::number::parse_token;
-use task_proto::stats::Missing;
+use task_proto::stats::{Format, Missing};
 
 use self::grammar::{AskingArgs, Cli, Sub};
 use crate::exit::Failure;
@@ -87,6 +87,8 @@ pub struct Asking {
     pub json: bool,
     /// How much standard error shows.
     pub verbosity: Verbosity,
+    /// How files and standard input are read.
+    pub format: Format,
     /// What a missing value is.
     pub missing: Missing,
     /// How long each call may take, at most [`NO_DEADLINE`](task_proto::limits::NO_DEADLINE).
@@ -300,8 +302,8 @@ fn limits(
 }
 
 fn asking(args: &AskingArgs, matches: &ArgMatches, color: Color) -> Result<Asking, Failure> {
-    let AskingArgs { json, missing, timeout, .. } = *args;
-    Ok(Asking { json, verbosity: verbosity(matches)?, missing, timeout, color })
+    let AskingArgs { json, format, missing, timeout, .. } = *args;
+    Ok(Asking { json, verbosity: verbosity(matches)?, format, missing, timeout, color })
 }
 
 /// The command line beats the environment; both flags on the command line are a contradiction.

@@ -1,11 +1,10 @@
 //! Asking the service, whoever runs it, and telling the answer: what a one-shot run and `task call` share.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tarpc::client::RpcError;
 use tarpc::context::Context;
 use tarpc::trace::SamplingDecision;
@@ -13,15 +12,14 @@ use task_host::client::{self, CallError, Client, Outcome};
 use task_host::supervisor::Ended;
 use task_proto::crash::{Crash, TraceId};
 use task_proto::fault::Fault;
-use task_proto::limits::{IDLE_STDIN_NOTE, NO_DEADLINE};
-use task_proto::stats::{Query, StatsClient, StatsRequest, StatsResponse};
+use task_proto::limits::NO_DEADLINE;
+use task_proto::stats::{Query, Source, StatsClient, StatsRequest, StatsResponse};
 use task_proto::wire::ConnectError;
-use tokio::time::sleep;
 
 use crate::answer::Answer;
 use crate::args::{Asking, Only, Verbosity};
 use crate::exit::{self, CallKind, Failure, Found};
-use crate::inputs::{self, Inputs, READING_STDIN};
+use crate::inputs::{self, Inputs};
 use crate::prompt::Prompt;
 
 /// The service, asked through connections that outlive its worker.
@@ -43,11 +41,21 @@ pub struct Asker<'a, C> {
 }
 
 impl<C: Fn(Vec<OwnedFd>) -> Client<StatsRequest, StatsResponse>> Asker<'_, C> {
-    /// Asks for the statistics of these inputs, and prints them.
-    pub async fn answer(&self, inputs: Inputs) -> Result<(), Failure> {
+    /// Asks for the statistics of these inputs, and prints them; what tells of the waiting is dropped before that.
+    pub async fn answer(
+        &self,
+        inputs: Inputs,
+        meanwhile: impl Future<Output = Infallible>,
+    ) -> Result<(), Failure> {
         let stats = (self.client)(inputs.attachments).into();
-        let answer = self.ask(&stats, &inputs.query).await;
-        let answer = answer.map_err(|error| failure(self.asking, self.elsewhere, &inputs.names, error))?;
+        let answer = tokio::select! {
+            biased;
+            answer = self.ask(&stats, &inputs.query) => answer,
+            never = meanwhile => match never {},
+        };
+        let answer = answer.map_err(|error| {
+            failure(self.asking, self.elsewhere, &inputs.query.sources, &inputs.names, error)
+        })?;
         self.tell(&answer).await
     }
 
@@ -55,7 +63,8 @@ impl<C: Fn(Vec<OwnedFd>) -> Client<StatsRequest, StatsResponse>> Asker<'_, C> {
     pub async fn prompt(&self) -> Result<(), Failure> {
         let mut prompt = Prompt::start(self.only).map_err(unusual)?;
         while let Some(line) = prompt.next_line().await {
-            let answered = async { self.answer(inputs::from_line(&line?, self.asking.missing)?).await };
+            let answered =
+                async { self.answer(inputs::from_line(&line?, self.asking.missing)?, pending()).await };
             match answered.await {
                 Err(failure @ (Failure::Fault { .. } | Failure::Input { .. } | Failure::Deadline { .. })) => {
                     let said = if self.asking.json { failure.json() } else { failure.text() };
@@ -142,27 +151,16 @@ pub fn notes(asking: &Asking) -> bool {
     }
 }
 
-/// Says that standard input is being read when that keeps somebody waiting; never returns.
-pub async fn idle_note(asking: &Asking, reads_stdin: bool, has_read: impl Fn() -> bool) -> Infallible {
-    if reads_stdin && notes(asking) && stdin_is_idle() {
-        sleep(IDLE_STDIN_NOTE).await;
-        if !has_read() && stdin_is_idle() {
-            let _ = write(|| exit::say(&format!("task: {READING_STDIN}"))).await;
-        }
-    }
-    std::future::pending().await
-}
-
-fn stdin_is_idle() -> bool {
-    let stdin = rustix::stdio::stdin();
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut [PollFd::new(&stdin, PollFlags::IN)], Some(&now)) == Ok(0)
-}
-
-/// What a call without an answer is to the user who asked for it, of inputs with these names.
-pub fn failure(asking: &Asking, elsewhere: bool, names: &[String], error: AskError) -> Failure {
+/// What a call without an answer is to the user who asked for it, of these inputs with their names.
+pub fn failure(
+    asking: &Asking,
+    elsewhere: bool,
+    sources: &[Source],
+    names: &[String],
+    error: AskError,
+) -> Failure {
     match error {
-        AskError::Fault(fault) => Failure::from_fault(fault, names),
+        AskError::Fault(fault) => Failure::from_fault(fault, sources, names),
         AskError::Call(CallError::Deadline { outcome }) => Failure::Deadline {
             limit: asking.timeout.unwrap_or(NO_DEADLINE),
             outcome: elsewhere.then_some(outcome),

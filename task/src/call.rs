@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde_json::json;
 use task_host::client::{CallError, Client};
 use task_host::control::{CONTROL_SOCKET, Caller, State};
+use task_host::journal::Journal;
 use task_host::run_dir::{Base, SOCKET};
 use task_proto::limits::Limits;
 use task_proto::stats::Pong;
@@ -14,6 +15,7 @@ use crate::args::{Asking, CallConfig, Only, Verbosity};
 use crate::ask::{self, AskError, Asker, Stats, unusual};
 use crate::exit::{self, Failure, Found, InputKind, Place};
 use crate::inputs::{self, Input, Inputs};
+use crate::progress::Wait;
 use crate::run;
 use crate::signals::{self, Signals};
 
@@ -22,7 +24,12 @@ pub fn run(config: &CallConfig) -> Result<(), Failure> {
     signals::outlive_size_limit().map_err(unusual)?;
     let wanted = match config.only {
         Some(only) => {
-            let input = inputs::gather(&config.words, config.asking.missing, rustix::stdio::stdin())?;
+            let input = inputs::gather(
+                &config.words,
+                config.asking.format,
+                config.asking.missing,
+                rustix::stdio::stdin(),
+            )?;
             Wanted::For(only, few(input)?)
         }
         None if config.words.is_empty() => Wanted::Ping,
@@ -66,14 +73,14 @@ async fn live(config: &CallConfig, wanted: Wanted) -> Result<(), Failure> {
     let ended = tokio::select! {
         biased;
         signal = signals.next() => Err(Failure::Signal(signal)),
-        answered = told(config, wanted) => answered,
+        answered = told(config, wanted, &journal) => answered,
     };
     run::end(ended, &journal, signals, || ())
 }
 
 /// Asks. Where nobody takes calls there may still be the host of a service that is stopping.
-async fn told(config: &CallConfig, wanted: Wanted) -> Result<(), Failure> {
-    let mut answered = answered(config, wanted).await;
+async fn told(config: &CallConfig, wanted: Wanted, journal: &Journal) -> Result<(), Failure> {
+    let mut answered = answered(config, wanted, journal).await;
     if let Err(Failure::NoService { place, found }) = &mut answered
         && let Ok(report) =
             Caller::ask(place.with_file_name(CONTROL_SOCKET), true, async |host| host.status().await).await
@@ -84,7 +91,7 @@ async fn told(config: &CallConfig, wanted: Wanted) -> Result<(), Failure> {
     answered
 }
 
-async fn answered(config: &CallConfig, wanted: Wanted) -> Result<(), Failure> {
+async fn answered(config: &CallConfig, wanted: Wanted, journal: &Journal) -> Result<(), Failure> {
     let (asking, socket) = (&config.asking, socket(config)?);
     let traced = asking.verbosity >= Verbosity::Verbose;
     let client = |attachments| Client::at(&socket, attachments, |_| true);
@@ -114,11 +121,9 @@ async fn answered(config: &CallConfig, wanted: Wanted) -> Result<(), Failure> {
                     if inputs.sample {
                         return Err(misused("no INPUT, and nothing on standard input"));
                     }
-                    let note = ask::idle_note(asking, inputs.reads_stdin, || false);
-                    tokio::select! {
-                        answered = asker.answer(inputs) => answered,
-                        never = note => match never {},
-                    }
+                    let (reads_stdin, size) = (inputs.reads_stdin, inputs.size());
+                    let wait = Wait { asking, journal, reads_stdin, size, board: || None };
+                    asker.answer(inputs, wait.tell()).await
                 }
             }
         }
@@ -127,7 +132,7 @@ async fn answered(config: &CallConfig, wanted: Wanted) -> Result<(), Failure> {
 
 async fn ping(asking: &Asking, stats: &Stats, traced: bool) -> Result<Pong, Failure> {
     let pong = stats.ping(ask::context(asking, traced)).await;
-    pong.map_err(|error| ask::failure(asking, true, &[], AskError::Call(CallError::from(error))))
+    pong.map_err(|error| ask::failure(asking, true, &[], &[], AskError::Call(CallError::from(error))))
 }
 
 fn socket(config: &CallConfig) -> Result<PathBuf, Failure> {

@@ -14,6 +14,7 @@ use task_host::record::safe_json;
 use task_host::run_dir::Base;
 use task_host::screen::Escaped;
 use task_proto::fault::{Fault, FaultKind};
+use task_proto::stats::{Format, Source};
 
 use crate::signals::{self, Signal};
 
@@ -57,6 +58,8 @@ pub enum Failure {
         fault: Fault,
         /// Name of the input that it concerns.
         input: Option<String>,
+        /// That input is no text: what the fault has for a column is a position among its values.
+        values: bool,
     },
     /// The call took too long.
     #[error("{}", late(*.limit, *.outcome))]
@@ -207,6 +210,8 @@ pub struct Place {
     pub line: Option<u64>,
     /// The column of that line in bytes, from 1.
     pub column: Option<u64>,
+    /// Of an input that is no text: which of its values, from 1.
+    pub value: Option<u64>,
 }
 
 /// What becomes of the process.
@@ -226,14 +231,21 @@ impl Place {
 }
 
 impl Failure {
-    /// A fault of the service, about one of the sources of these names.
-    pub fn from_fault(mut fault: Fault, names: &[String]) -> Self {
+    /// A fault of the service, about one of these sources, which have these names.
+    pub fn from_fault(mut fault: Fault, sources: &[Source], names: &[String]) -> Self {
         // The way round it is named as it is written here.
-        if fault.kind == FaultKind::MissingValue {
-            fault.message = fault.message.replace("missing=skip", "--missing skip");
+        match fault.kind {
+            FaultKind::MissingValue => {
+                fault.message = fault.message.replace("missing=skip", "--missing skip");
+            }
+            FaultKind::NotANumber => fault.message = fault.message.replace("format=npy", "--format npy"),
+            _ => {}
         }
-        let input = fault.source_index.and_then(|index| names.get(index as usize)).cloned();
-        Failure::Fault { fault, input }
+        let index = fault.source_index.map(|index| index as usize);
+        let input = index.and_then(|index| names.get(index)).cloned();
+        let source = index.and_then(|index| sources.get(index));
+        let values = matches!(source, Some(Source::Attached { format, .. }) if *format != Format::Text);
+        Failure::Fault { fault, input, values }
     }
 
     /// The one map from failures to what becomes of the process.
@@ -316,10 +328,10 @@ impl Failure {
 
     /// For programs: one line, `{"error":{"kind":"not_a_number","message":"…","input":"a.txt","line":3,"column":5}}`.
     pub fn json(&self) -> String {
-        let Place { input, line, column } = self.place();
+        let Place { input, line, column, value } = self.place();
         let stderr = self.last_words();
         let (kind, message, outcome) = (self.kind(), self.to_string(), self.outcome());
-        let error = ErrorLine { kind, message, input, line, column, outcome, stderr };
+        let error = ErrorLine { kind, message, input, line, column, value, outcome, stderr };
         // Strings and integers alone: this cannot fail.
         let line = serde_json::to_string(&Document { error }).unwrap_or_else(|error| error.to_string());
         safe_json(&line).into_owned()
@@ -339,8 +351,9 @@ impl Failure {
     fn place(&self) -> Place {
         match self {
             Failure::Input { place, .. } => place.clone(),
-            Failure::Fault { fault, input } => {
-                Place { input: input.clone(), line: fault.line, column: fault.column }
+            Failure::Fault { fault, input, values } => {
+                let (column, value) = if *values { (None, fault.column) } else { (fault.column, None) };
+                Place { input: input.clone(), line: fault.line, column, value }
             }
             _ => Place::default(),
         }
@@ -411,7 +424,7 @@ pub fn say(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// The prefix of a message: `a.txt:3:5: `, `argument 2, column 3: `, or nothing.
+/// The prefix of a message: `a.txt:3:5: `, `argument 2, column 3: `, `a.f64: value 17: `, or nothing.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let input = self.input.as_deref().map(Escaped);
@@ -424,7 +437,8 @@ impl fmt::Display for Place {
             (None, Some(line), None) => write!(f, "line {line}: "),
             (None, Some(line), Some(column)) => write!(f, "line {line}, column {column}: "),
             (None, None, Some(column)) => write!(f, "column {column}: "),
-        }
+        }?;
+        self.value.map_or(Ok(()), |value| write!(f, "value {value}: "))
     }
 }
 
@@ -445,6 +459,8 @@ struct ErrorLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     column: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<Outcome>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     stderr: &'a [String],
@@ -456,7 +472,7 @@ mod tests {
 
     fn not_a_number() -> Failure {
         let fault = Fault::new(FaultKind::NotANumber, "\"abc\" is not a number").in_source(1).at(3, 5);
-        Failure::from_fault(fault, &["arguments".into(), "a.txt".into()])
+        Failure::from_fault(fault, &[], &["arguments".into(), "a.txt".into()])
     }
 
     fn died() -> Failure {
@@ -500,9 +516,24 @@ mod tests {
     }
 
     #[test]
+    fn a_fault_in_what_is_no_text_names_the_value() {
+        let sources = [Format::F64, Format::Text].map(|format| Source::Attached { attached: 0, format });
+        let failure = |index| {
+            let fault = Fault { column: Some(17), ..Fault::new(FaultKind::MissingValue, "use missing=skip") };
+            Failure::from_fault(fault.in_source(index), &sources, &["a.f64".into(), "a.txt".into()])
+        };
+        assert_eq!(failure(0).text(), "task: a.f64: value 17: use --missing skip");
+        assert_eq!(failure(1).text(), "task: a.txt, column 17: use --missing skip");
+        assert_eq!(
+            failure(0).json(),
+            r#"{"error":{"kind":"missing_value","message":"use --missing skip","input":"a.f64","value":17}}"#
+        );
+    }
+
+    #[test]
     fn a_source_that_the_query_does_not_have_has_no_name() {
         let fault = Fault::new(FaultKind::EmptyInput, "no numbers").in_source(7);
-        assert_eq!(Failure::from_fault(fault, &[]).text(), "task: no numbers");
+        assert_eq!(Failure::from_fault(fault, &[], &[]).text(), "task: no numbers");
     }
 
     #[test]
@@ -534,7 +565,7 @@ mod tests {
     #[test]
     fn places_read_well_with_and_without_each_part() {
         let shown = |input: Option<&str>, line, column| {
-            Place { input: input.map(Into::into), line, column }.to_string()
+            Place { input: input.map(Into::into), line, column, value: None }.to_string()
         };
         assert_eq!(shown(None, None, None), "");
         assert_eq!(shown(None, None, Some(5)), "column 5: ");

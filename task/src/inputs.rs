@@ -56,14 +56,34 @@ pub struct Inputs {
     pub reads_stdin: bool,
 }
 
-/// Turns INPUT words into a query; without any, standard input decides.
-pub fn gather(words: &[OsString], missing: Missing, stdin: BorrowedFd<'_>) -> Result<Input, Failure> {
-    let mut gathering = Gathering::new(missing, "arguments");
+impl Inputs {
+    /// Bytes that are to be read, if all of them are in files.
+    pub fn size(&self) -> Option<u64> {
+        let left = |file: &OwnedFd| {
+            let stat = rustix::fs::fstat(file).ok()?;
+            let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+            let offset = regular.then(|| rustix::fs::tell(file).ok()).flatten()?;
+            Some((stat.st_size as u64).saturating_sub(offset))
+        };
+        self.attachments.iter().map(left).sum()
+    }
+}
+
+/// Turns INPUT words into a query; without any, standard input decides. Files and standard input are of this format,
+/// words that are numbers are numbers. Where no text is asked for, a terminal is refused and the null device is as empty
+/// as it is: whoever named a format has data, and is not to get another's answer.
+pub fn gather(
+    words: &[OsString],
+    format: Format,
+    missing: Missing,
+    stdin: BorrowedFd<'_>,
+) -> Result<Input, Failure> {
+    let mut gathering = Gathering::new(format, missing, "arguments");
     if words.is_empty() {
-        if rustix::termios::isatty(stdin) {
+        if rustix::termios::isatty(stdin) && format == Format::Text {
             return Ok(Input::Prompt);
         }
-        if is_null_device(stdin) {
+        if is_null_device(stdin) && format == Format::Text {
             return Ok(Input::Given(sample(missing)));
         }
         gathering.add_stdin(stdin)?;
@@ -77,8 +97,8 @@ pub fn gather(words: &[OsString], missing: Missing, stdin: BorrowedFd<'_>) -> Re
 
 /// Turns a line of the prompt into a query.
 pub fn from_line(line: &[u8], missing: Missing) -> Result<Inputs, Failure> {
-    let mut gathering = Gathering::new(missing, "line");
-    let placed = |fault| Failure::Fault { fault, input: None };
+    let mut gathering = Gathering::new(Format::Text, missing, "line");
+    let placed = |fault| Failure::Fault { fault, input: None, values: false };
     gathering.add_numbers(&tokens(line).map_err(placed)?, line).map_err(placed)?;
     gathering.finish()
 }
@@ -97,6 +117,8 @@ fn sample(missing: Missing) -> Inputs {
 /// The query as it grows.
 struct Gathering {
     inputs: Inputs,
+    /// That of files and standard input.
+    format: Format,
     /// Numbers of neighbouring arguments, not yet a source.
     run: Vec<Token>,
     /// Numbers that are in the query itself so far.
@@ -107,11 +129,11 @@ struct Gathering {
 }
 
 impl Gathering {
-    fn new(missing: Missing, typed_as: &'static str) -> Self {
+    fn new(format: Format, missing: Missing, typed_as: &'static str) -> Self {
         let query = Query { sources: Vec::new(), missing };
         let inputs =
             Inputs { query, attachments: Vec::new(), names: Vec::new(), sample: false, reads_stdin: false };
-        Gathering { inputs, run: Vec::new(), inline: 0, typed_as, stdin_taken: false }
+        Gathering { inputs, format, run: Vec::new(), inline: 0, typed_as, stdin_taken: false }
     }
 
     fn add_word(&mut self, index: usize, word: &OsStr, stdin: BorrowedFd<'_>) -> Result<(), Failure> {
@@ -123,9 +145,11 @@ impl Gathering {
             return self.add_file(word, open(word));
         }
         match tokens(bytes) {
-            Ok(tokens) => self
-                .add_numbers(&tokens, bytes)
-                .map_err(|fault| Failure::Fault { fault, input: Some(argument(index)) }),
+            Ok(tokens) => self.add_numbers(&tokens, bytes).map_err(|fault| Failure::Fault {
+                fault,
+                input: Some(argument(index)),
+                values: false,
+            }),
             Err(fault) => match open(word) {
                 Err(Errno::NOENT | Errno::NAMETOOLONG) => Err(unknown(index, word, fault)),
                 opened => self.add_file(word, opened),
@@ -179,9 +203,18 @@ impl Gathering {
                 place: exit::Place::of(name),
             });
         }
-        let file = if rustix::termios::isatty(&file) { typed(&name, file.as_fd())? } else { file };
+        let file = match (rustix::termios::isatty(&file), self.format) {
+            (false, _) => file,
+            (true, Format::Text) => typed(&name, file.as_fd())?,
+            (true, format) => {
+                return Err(Failure::Usage(format!(
+                    "{name} is a terminal, where nobody types {}: give a file or a pipe",
+                    format.name()
+                )));
+            }
+        };
         self.end_run()?;
-        self.push(Part::Attached(file), name)
+        self.push(Part::Attached(file, self.format), name)
     }
 
     /// Makes a source of the numbers so far: in the query itself while they are few, else as text beside it.
@@ -196,7 +229,10 @@ impl Gathering {
                 self.inline += numbers.len();
                 Part::Inline(numbers)
             }
-            _ => Part::Attached(sealed(run.into_iter().fold(String::new(), written).as_bytes())?),
+            _ => {
+                let text = run.into_iter().fold(String::new(), written);
+                Part::Attached(sealed(text.as_bytes())?, Format::Text)
+            }
         };
         self.push(part, self.typed_as.into())
     }
@@ -211,9 +247,9 @@ impl Gathering {
         }
         query.sources.push(match part {
             Part::Inline(numbers) => Source::Numbers(numbers.into()),
-            Part::Attached(file) => {
+            Part::Attached(file, format) => {
                 attachments.push(file);
-                Source::Attached { attached: attachments.len() as u32 - 1, format: Format::Text }
+                Source::Attached { attached: attachments.len() as u32 - 1, format }
             }
         });
         names.push(name);
@@ -233,7 +269,7 @@ impl Gathering {
 /// A source before it has its number.
 enum Part {
     Inline(Vec<Number>),
-    Attached(OwnedFd),
+    Attached(OwnedFd, Format),
 }
 
 /// The token as a request carries it; an integer beyond 64 bits only the worker's own parser can take, because

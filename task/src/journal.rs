@@ -101,6 +101,11 @@ impl Journal {
         self.pages().screen.leave();
     }
 
+    /// Shows a line on the screen that passes: see [`Screen::pass`].
+    pub fn pass(&self, line: Option<&str>) {
+        self.pages().screen.pass(line);
+    }
+
     /// Takes in what a program says.
     pub fn push(&self, entry: Entry) {
         let mut pages = self.pages();

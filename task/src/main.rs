@@ -13,6 +13,7 @@ mod logs;
 mod notify;
 mod one_shot;
 mod pages;
+mod progress;
 mod prompt;
 mod run;
 mod serve;

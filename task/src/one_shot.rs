@@ -13,13 +13,15 @@ use crate::args::{Config, Verbosity};
 use crate::ask::{self, Asker, ended_failure, unusual};
 use crate::exit::{self, Failure};
 use crate::inputs::{self, Input, SAMPLE_NOTE};
+use crate::progress::Wait;
 use crate::run;
 use crate::signals::{self, Signal, Signals};
 
 /// Runs to the end: the answer printed, nothing left behind.
 pub fn run(config: &Config) -> Result<(), Failure> {
     signals::outlive_size_limit().map_err(unusual)?;
-    let input = inputs::gather(&config.words, config.asking.missing, rustix::stdio::stdin())?;
+    let input =
+        inputs::gather(&config.words, config.asking.format, config.asking.missing, rustix::stdio::stdin())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unusual)?;
     let ended = runtime.block_on(live(config, input));
     // A write that nobody reads may still be going on.
@@ -58,7 +60,7 @@ async fn served(
     let ended = tokio::select! {
         biased;
         signal = signals.next() => Err(Failure::Signal(signal)),
-        ended = answered(config, input, &supervisor) => ended,
+        ended = answered(config, input, &supervisor, journal) => ended,
     };
     stopped(&supervisor, signals, ended).await
 }
@@ -86,7 +88,12 @@ async fn stopped(
     }
 }
 
-async fn answered(config: &Config, input: Input, supervisor: &Supervisor) -> Result<(), Failure> {
+async fn answered(
+    config: &Config,
+    input: Input,
+    supervisor: &Supervisor,
+    journal: &Journal,
+) -> Result<(), Failure> {
     let asking = &config.asking;
     let asker = Asker {
         asking,
@@ -106,17 +113,11 @@ async fn answered(config: &Config, input: Input, supervisor: &Supervisor) -> Res
                 ready().await?;
                 ask::write(|| exit::say(SAMPLE_NOTE)).await?;
             }
-            let note = ask::idle_note(asking, inputs.reads_stdin, || has_read(supervisor));
-            tokio::select! {
-                answered = asker.answer(inputs) => answered,
-                never = note => match never {},
-            }
+            let (reads_stdin, size) = (inputs.reads_stdin, inputs.size());
+            let wait = Wait { asking, journal, reads_stdin, size, board: || supervisor.scoreboard() };
+            asker.answer(inputs, wait.tell()).await
         }
     }
-}
-
-fn has_read(supervisor: &Supervisor) -> bool {
-    supervisor.scoreboard().is_some_and(|board| board.calls.iter().any(|call| call.consumed > 0))
 }
 
 fn worker(config: &Config, input: &Input) -> WorkerSpec {

@@ -17,6 +17,8 @@ use crate::record::{Level, Record, may_steer, steers};
 
 /// The largest write that a pipe with room takes without blocking (`PIPE_BUF`).
 const CHUNK: usize = 4096;
+/// To the beginning of the line, and nothing on it (ECMA-48: EL).
+const ERASE: &str = "\r\x1b[K";
 
 /// What shows records to the person at the terminal.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub struct Screen {
     unseen: u64,
     /// The output ended within a line when it stalled.
     torn: bool,
+    /// A passing line is on it.
+    passing: bool,
 }
 
 /// How a record looks as text.
@@ -53,7 +57,15 @@ impl Screen {
 
     /// Shows them on another output, or nowhere.
     pub fn on(output: Option<OwnedFd>, minimum: Level, color: bool) -> Self {
-        Screen { output, minimum, calls: true, style: Style::new(color, false), unseen: 0, torn: false }
+        Screen {
+            output,
+            minimum,
+            calls: true,
+            style: Style::new(color, false),
+            unseen: 0,
+            torn: false,
+            passing: false,
+        }
     }
 
     /// Leaves out what belongs to a single call: whoever makes it tells what comes of it. The story of the service remains.
@@ -74,6 +86,9 @@ impl Screen {
             return;
         }
         let mut text = String::new();
+        if std::mem::take(&mut self.passing) {
+            text.push_str(ERASE);
+        }
         if self.torn {
             text.push('\n');
         }
@@ -82,6 +97,19 @@ impl Screen {
         }
         self.style.write(&mut text, record);
         self.write(text.as_bytes());
+    }
+
+    /// Shows a line that stays until something else is shown, this again or nothing (`None`): for a terminal, which
+    /// knows how to erase a line, and is wide enough for it. It is left out where it would have to be waited for.
+    pub fn pass(&mut self, line: Option<&str>) {
+        let Some(output) = self.output.as_ref().filter(|_| self.passing || line.is_some()) else { return };
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if poll(&mut [PollFd::new(output, PollFlags::OUT)], Some(&now)) == Ok(1) {
+            let text = format!("{ERASE}{}", line.unwrap_or_default());
+            self.passing = line.is_some();
+            // What is lost of it comes again, or would have gone.
+            let _ = rustix::io::write(output, &text.as_bytes()[..text.len().min(CHUNK)]);
+        }
     }
 
     fn write(&mut self, text: &[u8]) {
@@ -246,6 +274,26 @@ mod tests {
         read.read_to_string(&mut text).unwrap();
         let said: Vec<_> = text.lines().filter_map(|line| line.split("said ").nth(1)).collect();
         assert_eq!(said, ["WARN", "ERROR"]);
+    }
+
+    #[test]
+    fn a_passing_line_is_gone_before_anything_else_is_shown() {
+        let (mut read, write) = std::io::pipe().unwrap();
+        let mut screen = Screen::on(Some(write.into()), Level::Info, false);
+        screen.pass(None);
+        screen.pass(Some("one"));
+        screen.pass(Some("two"));
+        screen.show(&record(r#"{"time":"2026-11-21T09:14:02Z","message":"said"}"#));
+        screen.pass(None);
+        screen.pass(Some("three"));
+        screen.pass(None);
+        screen.leave();
+        screen.pass(Some("four"));
+        drop(screen);
+        let mut text = String::new();
+        read.read_to_string(&mut text).unwrap();
+        let text = text.replace(ERASE, "^").replace(|c: char| c.is_ascii_digit(), "");
+        assert_eq!(text, "^one^two^::. INFO           said\n^three^");
     }
 
     #[test]

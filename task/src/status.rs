@@ -203,10 +203,13 @@ fn micros(us: u64) -> String {
     }
 }
 
-fn bytes(bytes: u64) -> String {
-    const MIB: f64 = 1024.0 * 1024.0;
-    match bytes as f64 / MIB {
-        mib if mib < 1024.0 => format!("{mib:.1} MiB"),
-        mib => format!("{:.1} GiB", mib / 1024.0),
+/// An amount of memory, or of a file.
+pub fn bytes(bytes: u64) -> String {
+    const KIB: f64 = 1024.0;
+    match bytes as f64 / KIB {
+        kib if kib < 1.0 => format!("{bytes} B"),
+        kib if kib < KIB => format!("{kib:.1} KiB"),
+        kib if kib < KIB * KIB => format!("{:.1} MiB", kib / KIB),
+        kib => format!("{:.1} GiB", kib / KIB / KIB),
     }
 }

@@ -51,7 +51,7 @@ pub fn unknown(index: usize, word: &OsStr, fault: Fault) -> Failure {
     let has_suffix = text.rsplit_once('.').is_some_and(|(_, end)| end.starts_with(char::is_alphabetic));
     let several = fault.column.is_some();
     if fault.kind == FaultKind::OutOfRange || several || (begins_as_number && !has_suffix) {
-        return Failure::Fault { fault, input: Some(argument(index)) };
+        return Failure::Fault { fault, input: Some(argument(index)), values: false };
     }
     if text.contains('.') {
         return cannot_open(&text, Errno::NOENT);

@@ -23,6 +23,18 @@ const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
 const NUMBERS: [&str; 8] = ["1", "5", "3", "1", "13", "5", "2", "4"];
 const EMPTY: &str = "there are no numbers in the input";
 
+/// Whether there is what a test needs: the shell command does not fail.
+fn is_there(home: &Home, name: &str, needed: &str) -> bool {
+    let there = home.run("sh", ["-c", needed]).ends().status.success();
+    if !there {
+        let all = std::env::var_os("TASK_TEST_ALL_CLIENTS").is_some_and(|all| all == "1");
+        assert!(!all, "there is no {name}");
+        // Of a test that passes `eprintln!` is not shown.
+        std::io::stderr().write_all(format!("skipped: there is no {name} here\n").as_bytes()).unwrap();
+    }
+    there
+}
+
 /// A service, for as long as a test asks it.
 struct Service {
     home: Home,
@@ -33,13 +45,7 @@ impl Service {
     /// None, if there is not what its client needs: the shell command fails.
     fn start(name: &str, needed: &str) -> Option<Self> {
         let home = Home::new();
-        if !home.run("sh", ["-c", needed]).ends().status.success() {
-            assert!(
-                std::env::var_os("TASK_TEST_ALL_CLIENTS").is_none_or(|all| all != "1"),
-                "there is no {name}"
-            );
-            // Of a test that passes `eprintln!` is not shown.
-            std::io::stderr().write_all(format!("skipped: there is no {name} here\n").as_bytes()).unwrap();
+        if !is_there(&home, name, needed) {
             return None;
         }
         let running = home.task(["serve"]).starts(Stdio::piped());
@@ -121,6 +127,59 @@ fn numpy_hands_over_an_array() {
     service.script(python, "numpy/mean_array.py", &["0.1", "nan", "inf"]).answers("mean inf of 2 numbers\n");
     service.script(python, "numpy/mean_array.py", &[]).fails(1, &format!("mean_array.py: {EMPTY}"));
     service.stops();
+}
+
+/// Saves an array of each type in each order, and prints the files with what Python makes of each.
+const SAVES: &str = r#"
+import fractions, itertools, numpy, random, statistics
+for order, kind in itertools.product("<>", "f8 f4 i8 i4 i2 i1 u8 u4 u2 u1".split()):
+    if kind[0] == "f":
+        values = [random.uniform(-9, 9) * 10.0 ** random.randint(-9, 9) for _ in range(5001)]
+    else:
+        # An unsigned integer of 64 bits has one for its sign here.
+        info = numpy.iinfo(kind)
+        values = [random.randint(int(info.min), min(int(info.max), 2**63 - 1)) for _ in range(5001)]
+    for version in [(1, 0), (2, 0), (3, 0)]:
+        name = "%s%s-%d.npy" % ("le" if order == "<" else "be", kind, version[0])
+        array = numpy.array(values, dtype=order + kind)
+        with open(name, "wb") as file:
+            numpy.lib.format.write_array(file, array, version)
+        exact = [fractions.Fraction(value) for value in array.tolist()]
+        mean, median = float(sum(exact) / len(exact)), float(statistics.median(exact))
+        print(name, repr(mean), repr(median))
+numpy.save("matrix.npy", numpy.zeros((3, 4)))
+numpy.save("scalar.npy", numpy.float64(1))
+numpy.save("complex.npy", numpy.zeros(3, "c16"))
+numpy.save("record.npy", numpy.zeros(3, [("a", "<i4"), ("b", "<f8")]))
+"#;
+
+#[test]
+fn files_that_numpy_saves_are_read() {
+    let home = Home::new();
+    let save = |python: &str| home.run(python, ["-c", SAVES]).ends();
+    if !is_there(&home, "numpy", "/usr/bin/python3 -c 'import numpy' || python3 -c 'import numpy'") {
+        return;
+    }
+    let here = home.run("/usr/bin/python3", ["-c", "import numpy"]).ends().status.success();
+    let saved = save(if here { "/usr/bin/python3" } else { "python3" });
+    assert!(saved.status.success() && saved.stdout.lines().count() == 60, "{saved}");
+    let float = |text: &str| text.trim().parse::<f64>().unwrap().to_bits();
+    for line in saved.stdout.lines() {
+        let [name, mean, median] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        let answer = home.task(["--json", "--format", "npy", name]).ends().json();
+        let (count, value) = (&answer["count"], |value: &Value| value.as_f64().unwrap().to_bits());
+        assert_eq!((count, value(&answer["mean"])), (&json!(5001), float(mean)), "{name}");
+        assert_eq!(value(&answer["median"]["value"]), float(median), "{name}");
+    }
+    for (name, part) in [
+        ("matrix", "shape (3, 4), and one dimension is read"),
+        ("scalar", "shape (), and one dimension is read"),
+        ("complex", "dtype \"<c16\", which is not read"),
+        ("record", "no plain dtype"),
+    ] {
+        let ended = home.task(["--format", "npy", &format!("{name}.npy")]).ends();
+        assert!(ended.status.code() == Some(1) && ended.stderr.contains(part), "{ended}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use super::scores::Connection;
 use super::{
     ACTIVITY, Activity, BEGUN, CALLS_FAILED, CALLS_TOTAL, CONSUMED, IN_FORCE, LATENCIES, LONGEST, Latencies,
-    NAME, NAME_WORDS, OVER, PROGRESSED, ROW, ROWS_AT, SLOT, STARTED, TRACE, TRIAL, WORD, now,
+    NAME, NAME_WORDS, OVER, PROGRESSED, READ, ROW, ROWS_AT, SLOT, STARTED, TRACE, TRIAL, WORD, now,
 };
 use crate::limits::{FAILURE_SHOWN, METHOD};
 
@@ -51,6 +51,7 @@ impl CallSlot {
             scores.word(at + STARTED).store(started, Relaxed);
             scores.word(at + PROGRESSED).store(started, Relaxed);
             scores.word(at + CONSUMED).store(0, Relaxed);
+            scores.word(at + READ).store(0, Relaxed);
             scores.word(at + ACTIVITY).store(Activity::Running as u64, Relaxed);
             scores.word(at + TRIAL).store(0, Relaxed);
             let mut name = [0; METHOD];
@@ -165,6 +166,11 @@ impl Progress {
         self.tick();
     }
 
+    /// The call has read this many bytes of any input in all. It is for people to look at: nothing is decided by it.
+    pub fn read(&self, total_bytes: u64) {
+        self.store(READ, || total_bytes);
+    }
+
     /// The call's answer is a fault; why, for its line in the log, which shows the first [`FAILURE_SHOWN`] bytes. What is
     /// said first stays.
     pub fn fail(&self, why: impl fmt::Display) {
@@ -233,6 +239,20 @@ mod tests {
         let seen = board.read().unwrap();
         assert_eq!(seen.calls.len(), 1, "the finished call is no longer shown");
         assert_eq!((seen.calls[0].trace_id, seen.calls[0].consumed), (2, 0));
+    }
+
+    #[test]
+    fn what_was_read_is_not_what_was_consumed_and_the_next_call_begins_anew() {
+        let (board, scores) = board();
+        let connection = scores.connect();
+        let first = connection.begin("Stats.mean", 1);
+        first.progress().read(7);
+        let seen = board.read().unwrap();
+        assert_eq!((seen.calls[0].read, seen.calls[0].consumed), (7, 0));
+        assert_eq!(seen.consumed(connection.number()), Consumed::Nothing, "it can be read again");
+        drop(first);
+        let _second = connection.begin("Stats.mean", 2);
+        assert_eq!(board.read().unwrap().calls[0].read, 0);
     }
 
     #[test]

@@ -88,7 +88,7 @@ fn inputs(list: &RawValue) -> Result<Vec<WireSource>, JsonError> {
 }
 
 fn source(index: u32, [numbers, attached, format]: [Option<&RawValue>; 3]) -> Result<WireSource, JsonError> {
-    let wrong = "\"format\" must be \"text\", \"f64\" or \"i64\"";
+    let wrong = "\"format\" must be \"text\", \"f64\", \"i64\" or \"npy\"";
     Ok(WireSource {
         numbers: numbers.map(|list| self::numbers(list, index)).transpose()?,
         attached: attached.map(attachment).transpose()?,
@@ -311,12 +311,17 @@ mod tests {
             ("mean", r#"{"attached":"0"}"#, false, number),
             ("mean", r#"{"attached":-1}"#, false, number),
             ("mean", r#"{"attached":0.0}"#, false, number),
-            ("mean", r#"{"attached":0,"format":"csv"}"#, false, r#""format" must be "text", "f64" or "i64""#),
+            (
+                "mean",
+                r#"{"attached":0,"format":"csv"}"#,
+                false,
+                r#""format" must be "text", "f64", "i64" or "npy""#,
+            ),
             (
                 "mean",
                 r#"{"attached":0,"format":{"f64":null}}"#,
                 false,
-                r#""format" must be "text", "f64" or "i64""#,
+                r#""format" must be "text", "f64", "i64" or "npy""#,
             ),
             ("mean", r#"{"numbers":[1],"missing":"maybe"}"#, false, r#""missing" must be "error" or "skip""#),
             (

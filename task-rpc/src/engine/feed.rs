@@ -20,6 +20,7 @@ use task_proto::fault::{Fault, FaultKind};
 use task_proto::limits::{INPUT_BLOCK, TICK, TOKEN};
 use task_proto::wire::Attachment;
 
+use super::npy::{self, Header};
 use super::team::{Hand, Team, lock};
 
 /// How an input is read.
@@ -46,6 +47,29 @@ pub(super) fn kind(input: &Attachment) -> Result<Kind, Fault> {
         other => Ok(Kind::Stream(other)),
     }
 }
+
+/// Reads the npy header of a regular file that begins at this offset. It may wait for the disk.
+///
+/// # Errors
+/// `Malformed`, `Unreadable`.
+pub(super) fn header(input: &Attachment, offset: u64) -> Result<Header, Fault> {
+    let mut head = vec![0; npy::MOST];
+    let mut length = 0;
+    loop {
+        match rustix::io::pread(input, &mut head[length..], offset + length as u64) {
+            Ok(0) => return Err(Header::cut_off(&head[..length])),
+            Ok(more) => length += more,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(unreadable(error)),
+        }
+        if let Some(header) = Header::parse(&head[..length])? {
+            return Ok(header);
+        }
+    }
+}
+
+/// Bytes of a token, or of a header, whose rest is yet to come: more than either may have.
+const BEGUN: usize = TOKEN + 1024;
 
 /// One input, from where it stands to its end.
 pub(super) struct Feed<'a, B, C> {
@@ -86,7 +110,7 @@ pub(super) struct Room(Vec<u8>);
 impl Default for Room {
     fn default() -> Self {
         // What was begun, and one read.
-        Room(vec![0; TOKEN + INPUT_BLOCK])
+        Room(vec![0; BEGUN + INPUT_BLOCK])
     }
 }
 
@@ -101,7 +125,7 @@ pub(super) struct Chunk<'a> {
 }
 
 impl<'a, B: Fn(&[u8]) -> usize + Sync, C: Fn() -> Result<(), Fault> + Sync> Feed<'a, B, C> {
-    /// `whole` says how many bytes of a chunk are whole tokens or values; at most [`TOKEN`] others may follow them.
+    /// `whole` says how many bytes of a chunk are whole tokens or values; at most [`BEGUN`] others may follow them.
     pub(super) fn new(input: &'a Attachment, kind: Kind, idle: Option<Duration>, whole: B, claim: C) -> Self {
         let offset = match kind {
             Kind::File { offset, .. } => offset,
@@ -146,15 +170,13 @@ impl<'a, B: Fn(&[u8]) -> usize + Sync, C: Fn() -> Result<(), Fault> + Sync> Feed
         room[..filled].copy_from_slice(&state.begun);
         while !state.ended && !self.stopped.load(Relaxed) {
             team.checkpoint()?;
-            let length = match self.read_once(state, team, &mut room[filled..filled + INPUT_BLOCK])? {
-                None => continue,
-                Some(length) => length,
-            };
+            let room_left = &mut room[filled..filled + INPUT_BLOCK];
+            let Some(length) = self.read_once(state, team, room_left)? else { continue };
             filled += length;
             state.ended = length == 0;
             let whole = match (self.whole)(&room[..filled]) {
                 // A token longer than any may be: whoever gets it will say so.
-                0 if filled > TOKEN => filled,
+                0 if filled > BEGUN => filled,
                 whole => whole,
             };
             if whole == 0 && !state.ended {
@@ -193,6 +215,7 @@ impl<'a, B: Fn(&[u8]) -> usize + Sync, C: Fn() -> Result<(), Fault> + Sync> Feed
         match read {
             Ok(length) => {
                 state.offset += length as u64;
+                team.read(length);
                 if matches!(self.kind, Kind::Stream(_)) && length > 0 {
                     team.consumed(length);
                     state.took = Instant::now();
@@ -259,7 +282,7 @@ fn read_now(
     }
 }
 
-fn unreadable(error: Errno) -> Fault {
+pub(super) fn unreadable(error: Errno) -> Fault {
     let error = std::io::Error::from(error);
     Fault::new(FaultKind::Unreadable, format!("the input cannot be read: {error}"))
 }

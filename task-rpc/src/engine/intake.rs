@@ -2,8 +2,8 @@
 //! all of them are one sequence.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use rustix::fs::{FileType, fstat};
@@ -18,10 +18,11 @@ use task_proto::wire::Attachment;
 use super::column::BLOCK;
 use super::cores::cores;
 use super::crew::{Crew, beside};
-use super::feed::{Feed, Kind, Room, kind};
+use super::feed::{self, Feed, Kind, Room, kind};
 use super::map::{Maps, View};
 use super::median::sum_and_middle;
-use super::raw::{self, Element, Values, WIDTH};
+use super::npy::{Element, Header};
+use super::raw::{self, First, Values};
 use super::sequence::missing;
 use super::team::{Hand, lock};
 use super::text::{self, Joined, Parser, Summary};
@@ -126,8 +127,9 @@ impl<'a> Intake<'a> {
         }
         match format {
             Format::Text => self.text(descriptor, kind, source),
-            Format::F64 => self.raw(descriptor, kind, Element::Float, median),
-            Format::I64 => self.raw(descriptor, kind, Element::Int, median),
+            Format::F64 => self.raw(descriptor, kind, Element::F64, median),
+            Format::I64 => self.raw(descriptor, kind, Element::I64, median),
+            Format::Npy => self.npy(descriptor, kind, source, median),
         }
     }
 
@@ -167,7 +169,7 @@ impl<'a> Intake<'a> {
         shrunk(feed.lacks())
     }
 
-    /// Takes the values where they are, or else reads them.
+    /// Takes little-endian values where they are, or else reads them.
     fn raw(
         &mut self,
         descriptor: &Arc<Attachment>,
@@ -176,46 +178,143 @@ impl<'a> Intake<'a> {
         median: Option<&AtomicBool>,
     ) -> Result<(), Fault> {
         if let Kind::File { offset, size } = kind {
-            // To look at all its pages takes some 35 µs for each MiB.
-            if let Some(view) = self.hand.waiting(|| self.reading.maps.view(descriptor, offset)) {
+            if let Some(view) = self.view(descriptor, element, offset) {
                 return self.look(view, element, median);
             }
-            self.collector.reserve(size.saturating_sub(offset))?;
+            let values = size.saturating_sub(offset) / element.width() as u64;
+            self.collector.reserve(values * size_of::<f64>() as u64)?;
         }
         let claim = || self.reading.claim(descriptor, kind);
-        let whole = |bytes: &[u8]| bytes.len() - bytes.len() % WIDTH;
+        let whole = |bytes: &[u8]| bytes.len() - bytes.len() % element.width();
         let feed = Feed::new(descriptor, kind, self.reading.idle, whole, claim);
-        let (first_missing, cut) = (Mutex::new(None), Mutex::new(None));
+        let (missing, huge, cut) = (First::default(), First::default(), OnceLock::new());
         together(&mut self.collector, kind, &mut self.hand, |collector, hand, chunks| {
             let (mut room, mut values) = (Room::default(), Values::default());
             for _ in 0..chunks {
                 let Some(chunk) = feed.next(hand, &mut room)? else { return Ok(false) };
                 hand.team().checkpoint()?;
-                let (whole, rest) = chunk.bytes.split_at(whole(chunk.bytes));
-                let missing = values.take(element, whole, collector);
-                if missing.inspect_err(|_| feed.stop(hand.team()))? > 0 {
-                    let here = chunk.before / WIDTH as u64 + values.first_missing() + 1;
-                    let mut first = lock(&first_missing);
-                    *first = Some(first.map_or(here, |first: u64| first.min(here)));
-                    if collector.policy() == Missing::Error {
-                        feed.stop(hand.team());
-                    }
+                let (elements, rest) = chunk.bytes.split_at(whole(chunk.bytes));
+                let before = chunk.before / element.width() as u64;
+                let taken = values.take(element, elements, before, collector, &missing, &huge);
+                taken.inspect_err(|_| feed.stop(hand.team()))?;
+                if missing.get().is_some() && collector.policy() == Missing::Error {
+                    feed.stop(hand.team());
                 }
                 if !rest.is_empty() {
-                    *lock(&cut) = Some((chunk.before + whole.len() as u64, rest.len()));
+                    let _ = cut.set((chunk.before + elements.len() as u64, rest.len()));
                 }
             }
             Ok(true)
         })?;
-        if self.collector.policy() == Missing::Error
-            && let Some(position) = *lock(&first_missing)
-        {
-            return Err(raw::at(missing(), position));
+        self.none_missing(&missing)?;
+        match cut.into_inner() {
+            Some((before, bytes)) => Err(raw::cut_off(element, before, bytes)),
+            None => shrunk(feed.lacks()),
         }
-        if let Some((before, bytes)) = *lock(&cut) {
-            return Err(raw::cut_off(before, bytes));
+    }
+
+    /// Takes the elements of an npy file where they are, or else reads them.
+    fn npy(
+        &mut self,
+        descriptor: &Arc<Attachment>,
+        kind: Kind,
+        source: Option<usize>,
+        median: Option<&AtomicBool>,
+    ) -> Result<(), Fault> {
+        let header = OnceLock::new();
+        let mut kind = kind;
+        let in_stream = matches!(kind, Kind::Stream(_));
+        if let Kind::File { offset, size } = kind {
+            let of_file: Header = self.hand.waiting(|| feed::header(descriptor, offset))?;
+            let offset = offset + of_file.data_offset as u64;
+            of_file.fits(size.saturating_sub(offset))?;
+            if let Some(view) = self.view(descriptor, of_file.element, offset) {
+                return self.look(view, of_file.element, median);
+            }
+            self.collector.reserve(of_file.values * size_of::<f64>() as u64)?;
+            kind = Kind::File { offset, size };
+            let _ = header.set(Ok(of_file));
         }
-        shrunk(feed.lacks())
+        let claim = || self.reading.claim(descriptor, kind);
+        // Of the first chunk of a stream the header is a part.
+        let whole = |bytes: &[u8]| {
+            let known = header.get().is_some();
+            if !known {
+                match Header::parse(bytes) {
+                    Ok(None) => return 0,
+                    Ok(Some(found)) => drop(header.set(Ok(found))),
+                    Err(fault) => drop(header.set(Err(fault))),
+                }
+            }
+            match header.get() {
+                Some(Ok(header)) => {
+                    let first = if known { 0 } else { header.data_offset };
+                    bytes.len() - (bytes.len() - first) % header.element.width()
+                }
+                _ => bytes.len(),
+            }
+        };
+        let feed = Feed::new(descriptor, kind, self.reading.idle, whole, claim);
+        let (missing, huge, total) = (First::default(), First::default(), AtomicU64::new(0));
+        together(&mut self.collector, kind, &mut self.hand, |collector, hand, chunks| {
+            let (mut room, mut values) = (Room::default(), Values::default());
+            for _ in 0..chunks {
+                let Some(chunk) = feed.next(hand, &mut room)? else { return Ok(false) };
+                hand.team().checkpoint()?;
+                let Some(Ok(header)) = header.get() else {
+                    // What there is of a header is all there is.
+                    let cut_off = || Err(Header::cut_off(chunk.bytes));
+                    return header.get().cloned().unwrap_or_else(cut_off).map(|_| false);
+                };
+                let ahead = if in_stream { header.data_offset as u64 } else { 0 };
+                let skipped = ahead.saturating_sub(chunk.before) as usize;
+                let bytes = &chunk.bytes[skipped..];
+                let before = (chunk.before + skipped as u64 - ahead) / header.element.width() as u64;
+                let end = before * header.element.width() as u64 + bytes.len() as u64;
+                total.fetch_max(end, Relaxed);
+                if end > header.bytes() {
+                    feed.stop(hand.team());
+                    continue;
+                }
+                let elements = &bytes[..bytes.len() - bytes.len() % header.element.width()];
+                let taken = values.take(header.element, elements, before, collector, &missing, &huge);
+                taken.inspect_err(|_| feed.stop(hand.team()))?;
+                if missing.get().is_some() && collector.policy() == Missing::Error {
+                    feed.stop(hand.team());
+                }
+            }
+            Ok(true)
+        })?;
+        let lacks = feed.lacks();
+        drop(feed);
+        self.none_missing(&missing)?;
+        let header = header.into_inner().unwrap_or_else(|| Err(Header::cut_off(&[])))?;
+        if total.load(Relaxed) > header.bytes() {
+            return Err(header.exceeded());
+        }
+        if in_stream {
+            header.fits(total.load(Relaxed))?;
+        }
+        if let Some(position) = huge.get() {
+            self.collector.huge(format_args!("position {position}"), source);
+        }
+        shrunk(lacks)
+    }
+
+    /// The values from this offset on, if they can be used where they are.
+    fn view(&mut self, descriptor: &Arc<Attachment>, element: Element, offset: u64) -> Option<View> {
+        // To look at all pages takes some 35 µs for each MiB.
+        let maps = &self.reading.maps;
+        element.in_place().then(|| self.hand.waiting(|| maps.view(descriptor, offset))).flatten()
+    }
+
+    /// # Errors
+    /// `MissingValue` at the first place, if values may not be missing.
+    fn none_missing(&self, first: &First) -> Result<(), Fault> {
+        match first.get() {
+            Some(position) if self.collector.policy() == Missing::Error => Err(raw::at(missing(), position)),
+            _ => Ok(()),
+        }
     }
 
     /// Looks at all values, and leaves them where they are.
@@ -225,11 +324,11 @@ impl<'a> Intake<'a> {
         self.hand.waiting(|| {
             let crew = Crew::of(Hand::new(&team));
             match element {
-                Element::Int => look_at_ints(collector, view, &crew),
-                Element::Float if median.is_some_and(|median| median.load(Relaxed)) => {
+                Element::Ints(_) => look_at_ints(collector, view, &crew),
+                Element::Floats(_) if median.is_some_and(|median| median.load(Relaxed)) => {
                     find_middle(collector, view, engine, &crew)
                 }
-                Element::Float => look_at_floats(collector, view, &crew),
+                Element::Floats(_) => look_at_floats(collector, view, &crew),
             }
         })
     }
@@ -271,7 +370,9 @@ fn look_at_ints(collector: &mut Collector, view: View, crew: &Crew<'_>) -> Resul
             Ok(())
         },
     )?;
-    looked.into_iter().for_each(|other| collector.absorb(other));
+    for other in looked {
+        collector.absorb(other);
+    }
     collector.mapped_ints(view);
     Ok(())
 }
@@ -291,7 +392,9 @@ fn look_at_floats(collector: &mut Collector, view: View, crew: &Crew<'_>) -> Res
     if missing > 0 && collector.policy() == Missing::Error {
         return Err(missing_at(&view));
     }
-    looked.into_iter().for_each(|other| collector.absorb(other));
+    for other in looked {
+        collector.absorb(other);
+    }
     collector.mapped_floats(view);
     Ok(())
 }

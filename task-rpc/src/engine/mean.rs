@@ -112,39 +112,48 @@ impl Sum {
         quotient(negative, &all.digits.map(|digit| digit as u32), UNIT, count)
     }
 
-    /// Adds a chunk, if some exponent suits (nearly) all of it, and counts the NaN.
+    /// Adds a chunk, if some exponent suits nearly all of it, and counts the NaN.
     fn add_to_bins(&mut self, simd: Simd, chunk: &[f64]) -> Option<usize> {
-        let mut exponent = match self.exponent {
-            Some(exponent) => exponent,
-            None => suited_to(sum::survey(simd, chunk, 0.0).largest),
-        };
-        // The exponent of the last chunk, then this one's own.
-        for _ in 0..2 {
-            self.exponent = Some(exponent);
-            let bins = sum::bins(simd, chunk, exponent);
-            let mut beyond = 0;
-            let mut nan = 0;
-            if !(bins.exact && bins.complete) {
-                let survey = sum::survey(simd, chunk, sum::limit(exponent));
-                (beyond, nan) = (survey.beyond, survey.nan);
-                exponent = suited_to(survey.largest);
+        let last = self.exponent.and_then(|exponent| self.add_to_bins_of(simd, chunk, exponent));
+        last.or_else(|| {
+            let survey = sum::survey(simd, chunk, f64::INFINITY);
+            let added = [survey.largest, survey.typical]
+                .into_iter()
+                .find_map(|large| self.add_to_bins_of(simd, chunk, suited_to(large)));
+            if added.is_none() {
+                self.spread = SPREAD;
             }
-            if bins.exact && beyond <= chunk.len() / FEW {
-                for (term, unit) in bins.terms {
-                    add_scaled(&mut self.digits, term < 0, unit, u128::from(term.unsigned_abs()));
-                }
-                if beyond > 0 {
-                    let limit = sum::limit(self.exponent?);
-                    chunk.iter().filter(|value| value.abs() >= limit).for_each(|&value| self.add_one(value));
-                }
-                return Some(nan);
-            }
-            if self.exponent == Some(exponent) {
-                break;
-            }
+            added
+        })
+    }
+
+    /// Adds a chunk, if this exponent suits nearly all of it, and counts the NaN.
+    fn add_to_bins_of(&mut self, simd: Simd, chunk: &[f64], exponent: i32) -> Option<usize> {
+        let bins = sum::bins(simd, chunk, exponent);
+        if !bins.exact {
+            return None;
         }
-        self.spread = SPREAD;
-        None
+        let mut nan = 0;
+        if !bins.complete {
+            let limit = sum::limit(exponent);
+            let survey = sum::survey(simd, chunk, limit);
+            if survey.beyond > chunk.len() / FEW {
+                return None;
+            }
+            if survey.beyond > 0 {
+                // Groups first, which is vectorised: a look at each value alone takes 0.5 ns.
+                let is_beyond = |value: &&f64| value.abs() >= limit;
+                for group in chunk.chunks(64).filter(|group| group.iter().filter(is_beyond).count() > 0) {
+                    group.iter().filter(is_beyond).for_each(|&value| self.add_one(value));
+                }
+            }
+            nan = survey.nan;
+        }
+        for (term, unit) in bins.terms {
+            add_scaled(&mut self.digits, term < 0, unit, u128::from(term.unsigned_abs()));
+        }
+        self.exponent = Some(exponent);
+        Some(nan)
     }
 
     /// Adds a chunk of any values, and counts the NaN.

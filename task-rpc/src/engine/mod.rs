@@ -8,6 +8,7 @@
 //! Whatever is fast is chosen at run time ([`Simd`]) and has a portable twin. No answer depends on that, on the number of
 //! threads or on the order of the numbers.
 
+mod bracket;
 mod budget;
 mod column;
 mod cores;
@@ -21,6 +22,7 @@ mod map;
 mod mean;
 mod median;
 mod mode;
+pub mod npy;
 mod pool;
 mod raw;
 mod sequence;
@@ -28,7 +30,7 @@ mod shared;
 mod simd;
 mod slab;
 mod team;
-mod text;
+pub mod text;
 mod value;
 
 use std::hash::{BuildHasher, RandomState};
@@ -44,7 +46,7 @@ use cores::cores;
 pub use crew::Crew;
 pub use ingest::{Ingests, Statistic, no_attachment};
 pub use mean::{Sum, mean_of_ints, sum_ints};
-pub use median::middle;
+pub use median::{middle, sum_and_middle};
 pub use mode::{Modes, modes};
 use pool::Pool;
 use sequence::Values;

@@ -6,8 +6,8 @@
 //!   in one pass, that nothing else is as frequent.
 //! * [The rest](partition): the values are split by their hash into parts that fit the L2 cache, and each is counted.
 //!
-//! A random sample chooses. It decides how long the answer takes, never what it is: each way proves that what it counted
-//! is all, or hands over to the next.
+//! A random sample chooses. It decides how long the answer takes, never what it is: each way proves that what
+//! it counted is all, or hands over to the next.
 
 mod few;
 mod partition;
@@ -20,17 +20,17 @@ mod tests;
 
 use crate::engine::budget::Budget;
 use crate::engine::crew::Crew;
-use task_proto::fault::Fault;
 use crate::engine::kernels::codes::Mix;
 use crate::engine::simd::Simd;
 use crate::engine::value::Value;
+use task_proto::fault::Fault;
 
 use sample::Sample;
 use survey::Dictionary;
 use tally::Tally;
 
-/// Values converted at once: 4 KiB of them, and what they become, stay in the L1 cache while the next ones come. Twice as many
-/// took up to 1.5 times as long.
+/// Values converted at once: 4 KiB of them, and what they become, stay in the L1 cache while the next ones
+/// come. Twice as many took up to 1.5 times as long.
 const CHUNK: usize = 512;
 /// How many modes are listed.
 const LISTED: usize = 1000;
@@ -46,11 +46,12 @@ pub struct Modes<V> {
     pub total: u64,
 }
 
-/// The values that occur most often among `count` numbers in these blocks, where NaN is none and −0 is 0. The seed decides
-/// how long it takes.
+/// The values that occur most often among `count` numbers in these blocks, where NaN is none and −0 is 0. The
+/// seed decides how long it takes.
 ///
 /// # Errors
-/// `TooLarge` if the budget has no room for the scratch memory, at most that of the values and some MiB; the crew's.
+/// `TooLarge` if the budget has no room for the scratch memory, at most that of the values and some MiB; the
+/// crew's.
 pub fn modes<V: Value>(
     simd: Simd,
     crew: &Crew<'_>,

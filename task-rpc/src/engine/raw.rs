@@ -1,65 +1,95 @@
-//! Raw values: eight little-endian bytes each.
+//! Binary values: elements of a fixed width, with nothing between them.
+
+use std::sync::Mutex;
 
 use task_proto::fault::{Fault, FaultKind};
 
 use super::Collector;
+use super::npy::Element;
+use super::team::lock;
 
-/// Bytes of a value.
-pub(super) const WIDTH: usize = 8;
-
-/// What the values are.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Element {
-    Float,
-    Int,
-}
+/// Elements that are converted at once: they stay in the nearest cache.
+const CONVERTED: usize = 2048;
 
 /// Room for values, of which each thread has its own.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Values {
-    floats: Vec<f64>,
     ints: Vec<i64>,
+    floats: Vec<f64>,
+}
+
+/// Positions in an input, from 1, of which the first matters. Its threads find them in any order.
+#[derive(Debug, Default)]
+pub(super) struct First(Mutex<Option<u64>>);
+
+impl First {
+    pub(super) fn found(&self, position: u64) {
+        let mut first = lock(&self.0);
+        *first = Some(first.map_or(position, |first| first.min(position)));
+    }
+
+    pub(super) fn get(&self) -> Option<u64> {
+        *lock(&self.0)
+    }
+}
+
+impl Default for Values {
+    fn default() -> Self {
+        Values { ints: vec![0; CONVERTED], floats: vec![0.0; CONVERTED] }
+    }
 }
 
 impl Values {
-    /// Hands whole values to the collector, and says how many are missing.
+    /// Hands whole elements to the collector, of which so many values come before, and tells where one is missing or is an
+    /// integer beyond 64 bits, and so a float.
     ///
     /// # Errors
     /// `TooLarge`.
     pub(super) fn take(
         &mut self,
         element: Element,
-        bytes: &[u8],
+        elements: &[u8],
+        mut before: u64,
         collector: &mut Collector,
-    ) -> Result<u64, Fault> {
-        let (values, _) = bytes.as_chunks();
-        match element {
-            Element::Float => {
-                self.floats.clear();
-                self.floats.extend(values.iter().map(|&value| f64::from_le_bytes(value)));
-                collector.floats(&self.floats)
+        missing: &First,
+        huge: &First,
+    ) -> Result<(), Fault> {
+        for elements in elements.chunks(CONVERTED * element.width()) {
+            let count = elements.len() / element.width();
+            let (ints, floats) = (&mut self.ints[..count], &mut self.floats[..count]);
+            let is_float = match element {
+                Element::Floats(element) => {
+                    element.floats(elements, floats);
+                    true
+                }
+                Element::Ints(element) => match element.ints(elements, ints) {
+                    None => false,
+                    Some(first) => {
+                        huge.found(before + first as u64 + 1);
+                        element.floats(elements, floats);
+                        true
+                    }
+                },
+            };
+            if !is_float {
+                collector.ints(ints)?;
+            } else if collector.floats(floats)? > 0 {
+                let first = floats.iter().position(|float| float.is_nan()).unwrap_or_default();
+                missing.found(before + first as u64 + 1);
             }
-            Element::Int => {
-                self.ints.clear();
-                self.ints.extend(values.iter().map(|&value| i64::from_le_bytes(value)));
-                collector.ints(&self.ints).map(|()| 0)
-            }
+            before += count as u64;
         }
-    }
-
-    /// Which of those that were taken last is the first that is missing, from 0.
-    pub(super) fn first_missing(&self) -> u64 {
-        self.floats.iter().position(|float| float.is_nan()).unwrap_or_default() as u64
+        Ok(())
     }
 }
 
 /// The value after so many bytes is cut off: it has only this many.
-pub(super) fn cut_off(before: u64, bytes: usize) -> Fault {
-    let begins = before + 1;
+pub(super) fn cut_off(element: Element, before: u64, bytes: usize) -> Fault {
+    let (begins, width) = (before + 1, element.width());
     let message = format!(
-        "the input's length is no multiple of {WIDTH} bytes: the value that begins at byte {begins} has only {bytes}"
+        "the input's length is no multiple of {width} bytes: the value that begins at byte {begins} has only {bytes}"
     );
-    at(Fault::new(FaultKind::NotANumber, message), before / WIDTH as u64 + 1)
+    at(Fault::new(FaultKind::NotANumber, message), before / width as u64 + 1)
 }
 
 /// The fault, at this position in the list, from 1.

@@ -278,10 +278,13 @@ mod tests {
         let work = work.take().unwrap();
         work.begin_consuming().unwrap();
         work.consumed(10);
+        work.read(30);
         let mut late = Box::pin(second.scope(result.get(|_| panic!("begun already"))));
         assert!(poll!(&mut late).is_pending());
         let shown = || board.read().unwrap().calls.iter().map(|call| call.consumed).collect::<Vec<_>>();
         assert_eq!(shown(), [10, 10], "who comes late hears of it");
+        let read = || board.read().unwrap().calls.iter().map(|call| call.read).collect::<Vec<_>>();
+        assert_eq!(read(), [30, 30], "and of what can be read again");
         work.consumed(5);
         assert_eq!(shown(), [15, 15]);
         work.finish(Err(Fault::new(FaultKind::NotANumber, "x")));

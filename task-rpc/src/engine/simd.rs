@@ -19,28 +19,7 @@ pub struct Simd(Level);
 impl Simd {
     /// The best level of this processor.
     pub fn best() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::is_x86_feature_detected as has;
-            let v3 = has!("avx2")
-                && has!("fma")
-                && has!("bmi1")
-                && has!("bmi2")
-                && has!("lzcnt")
-                && has!("popcnt");
-            let v4 = has!("avx512f")
-                && has!("avx512bw")
-                && has!("avx512cd")
-                && has!("avx512dq")
-                && has!("avx512vl");
-            return Simd(match (v3, v4 && has!("avx512vbmi") && has!("avx512vbmi2")) {
-                (true, true) => Level::Avx512,
-                (true, false) => Level::Avx2,
-                _ => Level::Portable,
-            });
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        Simd(Level::Portable)
+        Simd(best())
     }
 
     /// This level, where the processor has it.
@@ -69,6 +48,23 @@ impl Simd {
             level.ok_or_else(|| format!("there is no `{name}`; there are portable, avx2 and avx512"))?;
         Simd::new(level).ok_or_else(|| format!("this processor does not have {name}"))
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn best() -> Level {
+    use std::arch::is_x86_feature_detected as has;
+    let v3 = has!("avx2") && has!("fma") && has!("bmi1") && has!("bmi2") && has!("lzcnt") && has!("popcnt");
+    let v4 = has!("avx512f") && has!("avx512bw") && has!("avx512cd") && has!("avx512dq") && has!("avx512vl");
+    match (v3, v4 && has!("avx512vbmi") && has!("avx512vbmi2")) {
+        (true, true) => Level::Avx512,
+        (true, false) => Level::Avx2,
+        _ => Level::Portable,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn best() -> Level {
+    Level::Portable
 }
 
 #[cfg(test)]

@@ -16,10 +16,10 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 const PAGE: usize = 2 << 20;
 
 /// What a slab holds: eight bytes, of which any are a value, and zeros are 0.
-pub trait Word: sealed::Sealed + Copy {}
+pub(super) trait Word: sealed::Sealed + Copy {}
 
 mod sealed {
-    pub trait Sealed {}
+    pub(crate) trait Sealed {}
 }
 
 impl sealed::Sealed for u64 {}
@@ -31,7 +31,7 @@ impl Word for f64 {}
 
 /// Words of memory of their own, at first zero. They take room only where they are written to.
 #[derive(Debug)]
-pub struct Slab<T: Word = u64> {
+pub(super) struct Slab<T: Word = u64> {
     words: NonNull<T>,
     len: usize,
 }
@@ -41,7 +41,7 @@ impl<T: Word> Slab<T> {
     ///
     /// # Errors
     /// The system's, where it has no memory or no address for them.
-    pub fn new(len: usize) -> io::Result<Self> {
+    pub(super) fn new(len: usize) -> io::Result<Self> {
         if len == 0 {
             return Ok(Slab { words: NonNull::dangling(), len });
         }

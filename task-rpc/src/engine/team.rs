@@ -35,6 +35,8 @@ struct Members {
     computing: usize,
     consuming: bool,
     consumed: u64,
+    /// Bytes of any input.
+    read: u64,
     /// The turn of the suspects among the calls, while a thread computes.
     turn: Option<OwnedMutexGuard<()>>,
     /// Whether a thread waits for that turn: there is only one for all of them.
@@ -90,6 +92,7 @@ impl Team {
             progress.begin_consuming();
             progress.consumed(members.consumed);
         }
+        progress.read(members.read);
         members.entered += 1;
         members.calls.push(Call { id: members.entered, progress, turn });
         Some(members.entered)
@@ -183,6 +186,13 @@ impl Team {
         members.calls.iter().for_each(|call| call.progress.consumed(members.consumed));
     }
 
+    /// Says that this many bytes more of any input have been read.
+    pub(super) fn read(&self, bytes: usize) {
+        let mut members = lock(&self.members);
+        members.read += bytes as u64;
+        members.calls.iter().for_each(|call| call.progress.read(members.read));
+    }
+
     /// No thread works on it any more. Nobody ticks for those that have yet to take the outcome.
     pub(super) fn end(&self) {
         let mut members = lock(&self.members);
@@ -215,20 +225,18 @@ impl Team {
                     members.turn = Some(turn);
                     self.turned.notify_all();
                 }
-                _ => match core.take() {
-                    Some(core) => {
+                _ => {
+                    if let Some(core) = core.take() {
                         members.computing += 1;
                         if members.activity != Activity::Computing {
                             members.enter(Activity::Computing);
                         }
                         return core;
                     }
-                    None => {
-                        drop(members);
-                        core = Some(Core::take(self.process()));
-                        members = lock(&self.members);
-                    }
-                },
+                    drop(members);
+                    core = Some(Core::take(self.process()));
+                    members = lock(&self.members);
+                }
             }
         }
     }

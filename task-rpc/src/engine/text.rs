@@ -63,7 +63,7 @@ impl<'a> Parser<'a> {
                 return true;
             }
         }
-        self.newlines += kernel::newlines(self.simd, &self.chunk[begin..self.at]);
+        self.newlines += kernel::newlines(&self.chunk[begin..self.at]);
         true
     }
 
@@ -94,7 +94,7 @@ impl<'a> Parser<'a> {
     pub fn finish(self) -> Summary {
         let Parser { chunk, between, newlines, .. } = self;
         let first = chunk.iter().position(|&byte| CLASS[usize::from(byte)] != Class::White);
-        let spot = |offset: usize| Spot::new(self.simd, chunk, offset);
+        let spot = |offset: usize| Spot::new(chunk, offset);
         Summary {
             length: chunk.len() as u64,
             newlines: newlines as u64,

@@ -1,5 +1,12 @@
 //! What the numbers of a sequence have in common: an integer of 64 bits for each, that is ordered as they are.
 
+#![expect(clippy::inline_always, reason = "part of the kernels, compiled for the level of each")]
+#![expect(
+    clippy::float_cmp,
+    clippy::needless_bitwise_bool,
+    reason = "differences that are no integers must show, and no branch may be taken where values are mixed"
+)]
+
 use std::fmt::Debug;
 
 /// A number of a block, of 8 bytes, with a key that is ordered as the numbers are.
@@ -42,17 +49,17 @@ impl Value for i64 {
     const HIGHEST: Self = i64::MAX;
     const IS_FLOAT: bool = false;
 
-    #[inline]
+    #[inline(always)]
     fn key(self) -> i64 {
         self
     }
 
-    #[inline]
+    #[inline(always)]
     fn from_key(key: i64) -> Self {
         key
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_number(self) -> bool {
         true
     }
@@ -66,7 +73,7 @@ impl Value for i64 {
         Some(self)
     }
 
-    #[inline]
+    #[inline(always)]
     fn above(self, origin: i64, width: u32) -> u32 {
         (self.wrapping_sub(origin) as u64).min(u64::from(width)) as u32
     }
@@ -82,19 +89,19 @@ impl Value for f64 {
     const IS_FLOAT: bool = true;
 
     /// The bits of floats are ordered by sign and magnitude.
-    #[inline]
+    #[inline(always)]
     fn key(self) -> i64 {
         // Adding zero turns −0 into 0, and changes nothing else.
         let bits = (self + 0.0).to_bits() as i64;
         if self.is_nan() { i64::MAX } else { bits ^ (bits >> 63 & i64::MAX) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn from_key(key: i64) -> Self {
         f64::from_bits((key ^ (key >> 63 & i64::MAX)) as u64)
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_number(self) -> bool {
         !self.is_nan()
     }
@@ -111,7 +118,7 @@ impl Value for f64 {
         ((-EXACT..=EXACT).contains(&self) && self.fract() == 0.0).then_some(self as i64)
     }
 
-    #[inline]
+    #[inline(always)]
     fn above(self, origin: i64, width: u32) -> u32 {
         // A float of 2^52 and more has its integer in the lowest bits, and what is added to it is rounded to one.
         const MAGIC: f64 = (1_u64 << 52) as f64;
@@ -146,7 +153,17 @@ mod tests {
     #[test]
     fn keys_are_ordered_as_numbers_are_and_lead_back() {
         let floats = [
-            f64::NEG_INFINITY, f64::MIN, -1.5, -1.0, -f64::MIN_POSITIVE, -5e-324, 0.0, 5e-324, 1.0, f64::MAX, f64::INFINITY,
+            f64::NEG_INFINITY,
+            f64::MIN,
+            -1.5,
+            -1.0,
+            -f64::MIN_POSITIVE,
+            -5e-324,
+            0.0,
+            5e-324,
+            1.0,
+            f64::MAX,
+            f64::INFINITY,
         ];
         assert!(floats.is_sorted_by(|a, b| a.key() < b.key()));
         assert!(floats.iter().all(|&float| f64::from_key(float.key()).to_bits() == float.to_bits()));

@@ -9,7 +9,7 @@ use clap::builder::{FalseyValueParser, PathBufValueParser, PossibleValuesParser,
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use task_proto::amount::{duration, size};
 use task_proto::handshake::SandboxMode;
-use task_proto::stats::Missing;
+use task_proto::stats::{Format, Missing};
 
 use super::{Color, ControlConfig, Only, help};
 use crate::logs::LogsArgs;
@@ -72,6 +72,9 @@ pub(super) struct AskingArgs {
     /// Show what happens on standard error (-vv: in detail)
     #[arg(short, long, env = "TASK_VERBOSE", hide_env = true, action = ArgAction::Count)]
     pub(super) verbose: u8,
+    /// How files and standard input are read: text, f64 and i64 (little-endian values) or npy
+    #[arg(long, env = "TASK_FORMAT", hide_env = true, value_name = "FORMAT", default_value = "text", value_parser = format_parser())]
+    pub(super) format: Format,
     /// What a missing value (nan, NA, null, an empty field) is: error or skip
     #[arg(long, env = "TASK_MISSING", hide_env = true, value_name = "HOW", default_value = "error", value_parser = missing_parser())]
     pub(super) missing: Missing,
@@ -194,6 +197,11 @@ pub(super) enum Sub {
 
 fn sandbox_parser() -> impl TypedValueParser<Value = SandboxMode> {
     PossibleValuesParser::new(SandboxMode::NAMES).try_map(|name| name.parse())
+}
+
+fn format_parser() -> impl TypedValueParser<Value = Format> {
+    PossibleValuesParser::new(Format::ALL.map(Format::name))
+        .map(|word| Format::ALL.into_iter().find(|format| format.name() == word).unwrap_or_default())
 }
 
 fn missing_parser() -> impl TypedValueParser<Value = Missing> {

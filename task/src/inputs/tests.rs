@@ -13,14 +13,15 @@ fn words(line: &[&str]) -> Vec<OsString> {
 }
 
 fn given(line: &[&str], stdin: impl AsFd) -> Inputs {
-    match gather(&words(line), Missing::Error, stdin.as_fd()) {
+    match gather(&words(line), Format::Text, Missing::Error, stdin.as_fd()) {
         Ok(Input::Given(inputs)) => inputs,
         other => panic!("{line:?}: {other:?}"),
     }
 }
 
 fn failure(line: &[&str], stdin: impl AsFd) -> (String, String) {
-    let failure = gather(&words(line), Missing::Error, stdin.as_fd()).expect_err("must not be taken");
+    let failure =
+        gather(&words(line), Format::Text, Missing::Error, stdin.as_fd()).expect_err("must not be taken");
     (failure.kind(), failure.text())
 }
 
@@ -170,7 +171,9 @@ fn missing_values_are_errors_that_name_the_argument_or_are_left_to_be_counted() 
                 .into()
         )
     );
-    let Input::Given(inputs) = gather(&words(&["1", "NA,2"]), Missing::Skip, null().as_fd()).unwrap() else {
+    let Input::Given(inputs) =
+        gather(&words(&["1", "NA,2"]), Format::Text, Missing::Skip, null().as_fd()).unwrap()
+    else {
         panic!("no prompt")
     };
     let [Numbers(numbers)] = &inputs.query.sources[..] else { panic!("{inputs:?}") };
@@ -227,7 +230,7 @@ fn terminal() -> (File, OwnedFd) {
 #[test]
 fn a_terminal_gets_a_prompt_or_is_read_to_ctrl_d_when_it_is_named() {
     let (mut keyboard, screen) = terminal();
-    assert!(matches!(gather(&[], Missing::Error, screen.as_fd()), Ok(Input::Prompt)));
+    assert!(matches!(gather(&[], Format::Text, Missing::Error, screen.as_fd()), Ok(Input::Prompt)));
     keyboard.write_all(b"2 3\n4\n\x04").unwrap();
     let inputs = given(&["1", "-"], &screen);
     assert_eq!(inputs.query.sources, [ints(&[1]), attached(0)]);
@@ -247,4 +250,35 @@ fn a_line_of_the_prompt_is_a_query_or_says_where_it_is_wrong() {
         "task: column 3: a value is missing here; --missing skip leaves such values out"
     );
     assert_eq!(failure(b"nan"), "task: a value is missing here; --missing skip leaves such values out");
+}
+
+#[test]
+fn files_and_standard_input_have_the_format_and_words_that_are_numbers_are_numbers() {
+    let directory = tempfile::tempdir().unwrap();
+    let a = file(directory.path(), "a.npy", "");
+    let (reader, _writer) = std::io::pipe().unwrap();
+    let of = |line: &[&str], stdin: BorrowedFd<'_>| gather(&words(line), Format::Npy, Missing::Error, stdin);
+    let Ok(Input::Given(inputs)) = of(&["1,2", &a, "-"], reader.as_fd()) else { panic!() };
+    let npy = |attached| Attached { attached, format: Format::Npy };
+    assert_eq!(inputs.query.sources, [ints(&[1, 2]), npy(0), npy(1)]);
+    // As text beside the request, where there are many.
+    let Ok(Input::Given(inputs)) = of(&vec!["7"; INLINE_NUMBERS + 1], reader.as_fd()) else { panic!() };
+    assert_eq!(inputs.query.sources, [attached(0)]);
+    let Ok(Input::Given(inputs)) = of(&[], null().as_fd()) else { panic!() };
+    assert!(!inputs.sample && inputs.query.sources == [npy(0)], "the sample is for those who have no data");
+}
+
+#[test]
+fn a_terminal_is_refused_where_no_text_is_asked_for() {
+    let (_keyboard, screen) = terminal();
+    for line in [&[][..], &["-"], &["1", "-"]] {
+        let failure = gather(&words(line), Format::F64, Missing::Error, screen.as_fd()).unwrap_err();
+        assert_eq!(
+            (&failure.kind()[..], &failure.text()[..]),
+            (
+                "usage",
+                "task: stdin is a terminal, where nobody types f64: give a file or a pipe; see task --help"
+            )
+        );
+    }
 }

@@ -11,6 +11,7 @@ mod bad_input;
 mod bad_surroundings;
 mod call;
 mod control;
+mod formats;
 mod frames;
 mod invocation;
 mod logs;

@@ -54,6 +54,7 @@ fn the_inputs_that_it_lists_are_all_understood() {
     for name in ["sales.txt", "b.txt", "FILE", "5"] {
         home.file(name, "1 5 3 1 13 5 2 4");
     }
+    home.file("a.npy", crate::formats::npy("<f8", "(1,)", &[0; 8]));
     let listed = blocks("sh").into_iter().find(|block| block.contains("task 1 2 2 3")).unwrap();
     assert!(listed.lines().count() >= 7, "{listed}");
     for line in listed.lines() {

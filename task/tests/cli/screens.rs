@@ -1,7 +1,9 @@
 //! What a terminal shows.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
@@ -193,4 +195,55 @@ fn only_a_terminal_gets_colours() {
     assert!(!colours(&["-v", "--color", "never", "1"]));
     let piped = home.task(["-v", "1"]).ends();
     assert!(!piped.stderr.contains('\x1b') && piped.stderr.contains("spawned"), "{piped}");
+}
+
+/// The screen of a run that waits for the rest of its input for longer than a second, on a terminal of this kind.
+fn waits(kind: Option<&str>, words: &[&str], drawn: bool) -> String {
+    let home = Home::new();
+    let fifo = home.path("files/fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    home.file("a.txt", "4\n".repeat(1000));
+    let mut run = Terminal::start_as(&home, &[words, &["a.txt", "fifo"]].concat(), kind);
+    let mut writer = std::fs::File::options().write(true).open(&fifo).unwrap();
+    writer.write_all(b"4\n").unwrap();
+    if drawn {
+        run.shows("read 2.0 KiB");
+        run.shows("\x1b[Kread 2.0 KiB");
+    } else {
+        std::thread::sleep(Duration::from_millis(1500));
+    }
+    drop(writer);
+    let (screen, status) = run.ends();
+    assert!(status.success(), "{status}\n{screen}");
+    screen
+}
+
+const WAITED_FOR: &str = "mean    4\nmedian  4\nmode    4 (1001 of 1001)\n";
+
+#[test]
+fn how_much_has_been_read_is_shown_after_a_second_and_is_gone_before_the_answer() {
+    let screen = waits(Some("xterm"), &[], true);
+    assert!(!screen.contains('%'), "nobody knows how much will come: {screen:?}");
+    let lines = screen.strip_suffix(WAITED_FOR).expect(&screen);
+    assert!(lines.starts_with("\x1b[Kread ") && lines.ends_with("\x1b[K"), "{screen:?}");
+}
+
+#[test]
+fn how_much_has_been_read_does_not_stand_between_the_lines_of_the_log() {
+    let screen = waits(Some("xterm"), &["-v"], true);
+    for line in screen.lines() {
+        let left = line.rsplit("\x1b[K").next().unwrap();
+        assert!(!left.contains("read 2.0 KiB"), "it was not erased: {line:?} of {screen:?}");
+    }
+}
+
+#[test]
+fn how_much_has_been_read_is_not_shown_where_it_could_not_be_erased_or_nobody_asked() {
+    std::thread::scope(|scope| {
+        for (kind, words) in [(Some("dumb"), &[][..]), (None, &[]), (Some("xterm"), &["-q"])] {
+            scope.spawn(move || assert_eq!(waits(kind, words, false), WAITED_FOR));
+        }
+        let json = scope.spawn(|| waits(Some("xterm"), &["--json"], false));
+        assert!(json.join().unwrap().starts_with("{\"count\""));
+    });
 }

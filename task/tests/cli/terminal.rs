@@ -32,6 +32,11 @@ pub struct Terminal<'a> {
 
 impl<'a> Terminal<'a> {
     pub fn start(home: &'a Home, words: &[&str]) -> Self {
+        Terminal::start_as(home, words, None)
+    }
+
+    /// On a terminal of this kind.
+    pub fn start_as(home: &'a Home, words: &[&str], kind: Option<&str>) -> Self {
         let device = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&device).unwrap();
         unlockpt(&device).unwrap();
@@ -43,6 +48,7 @@ impl<'a> Terminal<'a> {
             .envs(home.environment())
             .env(DEVICE, ptsname(&device, Vec::new()).unwrap().to_str().unwrap())
             .env(WORDS, words.join("\n"))
+            .envs(kind.map(|kind| ("TERM", kind)))
             .current_dir(home.path("files"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())

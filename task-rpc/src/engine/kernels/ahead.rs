@@ -1,14 +1,15 @@
 //! Goes through values chunk by chunk, and has the next chunk fetched meanwhile.
 //!
-//! The loops here work on a chunk for about as long as it takes to come from memory, and do not touch the next one before they
-//! have done with it; the processor's own prefetching ends with a page of 4 KiB. Without this the two times add up.
+//! The loops here work on a chunk for about as long as it takes to come from memory, and do not touch the
+//! next one before they have done with it; the processor's own prefetching ends with a page of 4 KiB. Without
+//! this the two times add up.
 #![expect(unsafe_code, reason = "prefetches")]
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
 /// The values in chunks of this length, the last one shorter.
-pub fn ahead<V>(values: &[V], chunk: usize) -> impl Iterator<Item = &[V]> {
+pub(crate) fn ahead<V>(values: &[V], chunk: usize) -> impl Iterator<Item = &[V]> {
     values.chunks(chunk).enumerate().map(move |(index, here)| {
         let next = (index + 1) * chunk;
         prefetch(&values[next.min(values.len())..(next + chunk).min(values.len())]);

@@ -1,6 +1,9 @@
 //! Counts the values below a bracket and at its two ends, and gathers those inside, in one pass.
 //!
-//! Comparisons of floats do all at once: NaN is neither below, nor at an end, nor inside, and −0 equals 0.
+//! Comparisons of floats do all at once: NaN is neither at an end, nor inside, nor above, and −0 equals 0. Only values within
+//! the ends, one in fifty, are looked at more closely. One thread, ns a value where 0.8 % are gathered, in L2: floats 0.29
+//! portable, 0.143 AVX2, 0.092 AVX-512; integers 0.65, 0.133, 0.093. (Counting everything without a branch takes
+//! 0.93, 0.18, 0.21.) In memory it is 1.07 × the plain read.
 
 #![expect(
     unsafe_code,
@@ -8,17 +11,20 @@
 )]
 
 #[cfg(target_arch = "x86_64")]
+#[cfg_attr(not(test), expect(clippy::wildcard_imports, reason = "some thirty of one kind"))]
 use std::arch::x86_64::*;
 
-use crate::engine::simd::{Level, Simd};
-use crate::engine::value::Value;
+#[cfg(target_arch = "x86_64")]
+use super::super::simd::Level;
+use super::super::simd::Simd;
+use super::super::value::Value;
 
 /// What a pass may write behind the last value that it gathers.
 const MARGIN: usize = 8;
 
 /// How many values there are from the lower end of a bracket on, and at its ends.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// At least the lower end. (The others are below, or NaN.)
     pub from_low: u64,
     /// Equal to the lower end.
@@ -28,13 +34,13 @@ pub struct Counts {
 }
 
 /// How much spare capacity `inside` needs for a pass over so many values, so that nothing is allocated.
-pub const fn room(values: usize) -> usize {
+pub(crate) const fn room(values: usize) -> usize {
     values + MARGIN
 }
 
 /// Counts the values of a block at the ends `low` ≤ `high` of a bracket and from the lower one on, and appends those
 /// between to `inside`, in order.
-pub fn pass<V: Value>(simd: Simd, block: &[V], low: V, high: V, inside: &mut Vec<V>) -> Counts {
+pub(crate) fn pass<V: Value>(simd: Simd, block: &[V], low: V, high: V, inside: &mut Vec<V>) -> Counts {
     inside.reserve(room(block.len()));
     let counts = match simd.level() {
         #[cfg(target_arch = "x86_64")]
@@ -128,7 +134,7 @@ unsafe fn pass_avx512<V: Value>(block: &[V], low: V, high: V, inside: &mut Vec<V
             let between = within & !(at_low | at_high);
             // SAFETY: not more values are gathered than the block has, and there is room for all of them and 8 more.
             unsafe {
-                _mm512_storeu_si512(end.add(length).cast(), _mm512_maskz_compress_epi64(between, values))
+                _mm512_storeu_si512(end.add(length).cast(), _mm512_maskz_compress_epi64(between, values));
             };
             length += between.count_ones() as usize;
         }
@@ -205,7 +211,7 @@ unsafe fn pass_avx2<V: Value>(block: &[V], low: V, high: V, inside: &mut Vec<V>)
 impl Counts {
     /// The sums of both.
     #[must_use]
-    pub fn plus(self, other: Counts) -> Counts {
+    pub(crate) fn plus(self, other: Counts) -> Counts {
         Counts {
             from_low: self.from_low + other.from_low,
             at_low: self.at_low + other.at_low,

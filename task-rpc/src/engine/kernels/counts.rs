@@ -1,25 +1,25 @@
 //! Counts what a chunk of codes stands for, in tables.
 //!
-//! Equal neighbours in one table wait for each other: the load of a counter waits for the store before it to be forwarded,
-//! some 8 cycles. So neighbours go to different tables.
+//! Equal neighbours in one table wait for each other: the load of a counter waits for the store before it to
+//! be forwarded, some 8 cycles. So neighbours go to different tables.
 
 #![expect(clippy::inline_always, reason = "as macros are: for each of the shapes")]
 
 use std::hint::select_unpredictable;
 
 /// The most slots of a dictionary.
-pub const SLOTS: usize = 4096;
+pub(crate) const SLOTS: usize = 4096;
 /// The most buckets for what is not in the dictionary.
-pub const BUCKETS: usize = 1 << 14;
+pub(crate) const BUCKETS: usize = 1 << 14;
 /// Tables of a thread.
-pub const TABLES: usize = 2;
+pub(crate) const TABLES: usize = 2;
 
 /// A counter for each slot, then one for each bucket.
 type Table = [u32; SLOTS + BUCKETS];
 
 /// How many slots and buckets are in use: fewer are nearer to the processor.
 #[derive(Debug, Clone, Copy)]
-pub enum Shape {
+pub(crate) enum Shape {
     /// 1024 slots and 4096 buckets. Tables of 20 KiB, both in the L1 cache.
     Small,
     /// All. Tables of 80 KiB, in the L2 cache.
@@ -29,7 +29,7 @@ pub enum Shape {
 impl Shape {
     /// How many slots there are.
     #[inline(always)]
-    pub const fn slots(self) -> usize {
+    pub(crate) const fn slots(self) -> usize {
         match self {
             Shape::Small => 1024,
             Shape::Large => SLOTS,
@@ -38,7 +38,7 @@ impl Shape {
 
     /// How many buckets there are.
     #[inline(always)]
-    pub const fn buckets(self) -> usize {
+    pub(crate) const fn buckets(self) -> usize {
         match self {
             Shape::Small => 4096,
             Shape::Large => BUCKETS,
@@ -47,26 +47,34 @@ impl Shape {
 
     /// Where a dictionary has this hash, if it has it.
     #[inline(always)]
-    pub const fn slot(self, hash: u64) -> usize {
+    pub(crate) const fn slot(self, hash: u64) -> usize {
         hash as usize % self.slots()
     }
 
     /// The bucket of a hash that is not in the dictionary.
     #[inline(always)]
-    pub const fn bucket(self, hash: u64) -> usize {
+    pub(crate) const fn bucket(self, hash: u64) -> usize {
         (hash >> (64 - self.buckets().trailing_zeros())) as usize
     }
 }
 
 /// Zeros for the tables of a thread.
-pub fn zeros() -> Vec<u32> {
+pub(crate) fn zeros() -> Vec<u32> {
     vec![0; TABLES * (SLOTS + BUCKETS)]
 }
 
-/// Counts each hash in its slot where it owns that, otherwise in its bucket. `few_miss`: nearly all own theirs.
-pub fn count_hashes(shape: Shape, owners: &[u64; SLOTS], tables: &mut [u32], hashes: &[u64], few_miss: bool) {
+/// Counts each hash in its slot where it owns that, otherwise in its bucket. `few_miss`: nearly all own
+/// theirs.
+pub(crate) fn count_hashes(
+    shape: Shape,
+    owners: &[u64; SLOTS],
+    tables: &mut [u32],
+    hashes: &[u64],
+    few_miss: bool,
+) {
     let Some(tables) = tables.as_chunks_mut().0.first_chunk_mut::<TABLES>() else { return };
-    // Compiled for each, because shifts and masks that are known make it nearly twice as fast.
+    // Compiled for each shape: with shifts and masks that are not known, a value takes 0.52 ns instead of
+    // 0.46.
     match (shape, few_miss) {
         (Shape::Small, false) => count_in(Shape::Small, owners, tables, hashes, false),
         (Shape::Small, true) => count_in(Shape::Small, owners, tables, hashes, true),
@@ -76,7 +84,13 @@ pub fn count_hashes(shape: Shape, owners: &[u64; SLOTS], tables: &mut [u32], has
 }
 
 #[inline(always)]
-fn count_in(shape: Shape, owners: &[u64; SLOTS], tables: &mut [Table; TABLES], hashes: &[u64], few_miss: bool) {
+fn count_in(
+    shape: Shape,
+    owners: &[u64; SLOTS],
+    tables: &mut [Table; TABLES],
+    hashes: &[u64],
+    few_miss: bool,
+) {
     let [a, b] = tables;
     let place = |hash: u64| {
         let slot = shape.slot(hash);
@@ -98,7 +112,7 @@ fn count_in(shape: Shape, owners: &[u64; SLOTS], tables: &mut [Table; TABLES], h
 }
 
 /// Counts each code in one of the tables. Each code is below their length.
-pub fn count_codes<const N: usize>(tables: &mut [&mut [u32]; N], codes: &[u32]) {
+pub(crate) fn count_codes<const N: usize>(tables: &mut [&mut [u32]; N], codes: &[u32]) {
     let (groups, rest) = codes.as_chunks::<N>();
     for group in groups {
         for (table, code) in tables.iter_mut().zip(group) {
@@ -111,7 +125,7 @@ pub fn count_codes<const N: usize>(tables: &mut [&mut [u32]; N], codes: &[u32]) 
 }
 
 /// Counts each code in a table that is too large for another beside it. Each code is below its length.
-pub fn count_codes_in_one(table: &mut [u32], codes: &[u32]) {
+pub(crate) fn count_codes_in_one(table: &mut [u32], codes: &[u32]) {
     let (fours, rest) = codes.as_chunks::<4>();
     for &[p, q, r, s] in fours {
         if [p, q, r] == [q, r, s] {

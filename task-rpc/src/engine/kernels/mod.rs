@@ -5,6 +5,6 @@ pub(super) mod bounds;
 pub(super) mod bracket;
 pub(super) mod codes;
 pub(super) mod counts;
-pub(super) mod scatter;
+pub(super) mod pages;
 pub(super) mod sum;
 pub(super) mod text;

@@ -3,9 +3,11 @@
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::super::bracket::PIECE;
+use super::super::budget::Budget;
 use super::*;
-use crate::engine::budget::Budget;
 
+#[expect(clippy::unnecessary_wraps, reason = "as the crew looks at it")]
 fn never() -> Result<(), Fault> {
     Ok(())
 }
@@ -106,7 +108,9 @@ fn the_middle_is_what_sorting_finds_on_every_level() {
             let found = middle(simd, &crew, &blocks, length as u64 - nan, &mut budget.lease(), case).ok();
             assert_eq!(found.map(|(low, high)| [low.key(), high.key()]), expected, "{context}");
             let mut plain = Sum::default();
-            blocks.iter().for_each(|block| _ = plain.add(simd, block));
+            for block in &blocks {
+                plain.add(simd, block);
+            }
             let count = length as u64 - nan;
             assert_eq!(sum.mean(count).to_bits(), plain.mean(count).to_bits(), "{context}");
         }
@@ -173,7 +177,9 @@ fn a_bracket_anywhere_finds_the_ranks_or_narrows_them_down() {
         for simd in Simd::all() {
             let room = Room::new(&crew, &blocks, &bracket, &mut Paid::new(&mut lease)).unwrap();
             let mut gathered = Gathered::default();
-            blocks.iter().for_each(|block| bracket.pass(simd, block, &room, &mut gathered));
+            for block in &blocks {
+                bracket.pass(simd, block, &room, &mut gathered);
+            }
             match bracket.finish(gathered, &blocks, length as u64, ranks) {
                 Outcome::Inside(found) => {
                     inside += 1;
@@ -229,6 +235,8 @@ fn without_memory_or_numbers_or_time_there_is_a_fault() {
     assert_eq!(find(&crew, Some(1000), 100_000), Err(FaultKind::TooLarge));
     assert_eq!(find(&crew, None, 0), Err(FaultKind::Internal));
     assert_eq!(find(&crew, None, 1_000_000), Err(FaultKind::Internal));
+    let few = middle(Simd::best(), &crew, &[&values[..10]], 21, &mut Budget::unlimited().lease(), 1);
+    assert_eq!(few.map_err(|fault| fault.kind), Err(FaultKind::Internal));
     let cancelled = || Err(Fault::new(FaultKind::Cancelled, ""));
     assert_eq!(find(&Crew::new(2, &cancelled), None, 100_000), Err(FaultKind::Cancelled));
     let nothing =

@@ -2,8 +2,8 @@
 
 use super::Work;
 use super::tally::{Tally, take_sorted};
-use task_proto::fault::Fault;
 use crate::engine::value::Value;
+use task_proto::fault::Fault;
 
 /// So many are sorted in about a millisecond.
 pub(super) const MOST: u64 = if cfg!(test) { 64 } else { 64 * 1024 };

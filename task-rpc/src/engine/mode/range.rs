@@ -1,40 +1,41 @@
 //! Integers of a small range, also as floats: a counter for each.
 //!
-//! What is outside of the range is kept, up to a limit, and tallied for itself. So the pass proves that it counted all; beyond
-//! the limit it ends early, and another way is taken.
+//! What is outside of the range is kept, up to a limit, and tallied for itself. So the pass proves that it
+//! counted all; beyond the limit it ends early, and another way is taken.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::sample::Sample;
 use super::tally::{Tally, take_sorted};
 use super::{CHUNK, Work};
-use task_proto::fault::Fault;
 use crate::engine::kernels::ahead::ahead;
 use crate::engine::kernels::codes::distances;
 use crate::engine::kernels::counts::{count_codes, count_codes_in_one};
 use crate::engine::value::Value;
+use task_proto::fault::Fault;
 
 /// The widest range. Its counters, 4 MiB for each thread, are in the L3 cache.
 const WIDEST: u64 = 1 << 20;
-/// Up to this width a thread has four tables, in its L2 cache, and otherwise one. (With two, 10^5 integers took as long.)
+/// Up to this width a thread has four tables, in its L2 cache, and otherwise one. (With two, 10^5 integers
+/// took as long.)
 const NARROW: u32 = 1 << 15;
 /// As many of a sample at each end may be left out of the range: 1 in 4096.
 const RARE: usize = 4;
 /// Numbers outside of the range that a thread keeps.
-const OUTLIERS: usize = if cfg!(test) { 2 * CHUNK } else { 64 * 1024 };
+pub(super) const OUTLIERS: usize = if cfg!(test) { 2 * CHUNK } else { 64 * 1024 };
 /// Blocks between two sums, so that no counter of 32 bits overflows: 2^31 values.
 const ROUND: usize = if cfg!(test) { 7 } else { 8192 };
 
 /// `width` integers from `origin` on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Range {
-    origin: i64,
-    width: u32,
+    pub(super) origin: i64,
+    pub(super) width: u32,
 }
 
 impl Range {
-    /// The range of a sample of integers, and some more on each side, where it is small for so many numbers; if it must be,
-    /// without the few least and largest.
+    /// The range of a sample of integers, and some more on each side, where it is small for so many numbers;
+    /// if it must be, without the few least and largest.
     pub(super) fn of<V: Value>(sample: &Sample, count: u64) -> Option<Range> {
         let integer = |index: usize| V::from_key(*sample.keys.get(index)?).integer();
         [0, RARE].into_iter().filter(|_| sample.integers).find_map(|rare| {

@@ -2,9 +2,9 @@
 
 use super::Work;
 use super::tally::take_sorted;
-use task_proto::fault::Fault;
 use crate::engine::kernels::codes::Mix;
 use crate::engine::value::Value;
+use task_proto::fault::Fault;
 
 /// The largest sample. Drawing and sorting it takes about a millisecond.
 const MOST: u64 = 16 * 1024;

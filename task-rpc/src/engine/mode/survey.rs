@@ -1,16 +1,17 @@
-//! Some values are frequent: a dictionary of those in a sample counts them exactly, and everything else is counted in buckets by its
-//! hash. The count of a bucket is an upper bound for each value in it: where it is below the best exact count, no mode is in
-//! the bucket. Mostly that is so for all of them. Otherwise those that are left are the suspects.
+//! Some values are frequent: a dictionary of those in a sample counts them exactly, and everything else is
+//! counted in buckets by its hash. The count of a bucket is an upper bound for each value in it: where it is
+//! below the best exact count, no mode is in the bucket. Mostly that is so for all of them. Otherwise those
+//! that are left are the suspects.
 
 use super::sample::Sample;
 use super::tally::Tally;
 use super::{CHUNK, Work};
-use task_proto::fault::Fault;
 use crate::engine::kernels::ahead::ahead;
 use crate::engine::kernels::codes::{Mix, equal, hashes};
 use crate::engine::kernels::counts::{BUCKETS, SLOTS, Shape, TABLES, count_hashes, zeros};
 use crate::engine::simd::{Level, Simd};
 use crate::engine::value::Value;
+use task_proto::fault::Fault;
 
 /// A value that is this often in the sample is frequent.
 const FREQUENT: u64 = 8;
@@ -18,8 +19,8 @@ const FREQUENT: u64 = 8;
 const TRIES: u64 = 8;
 /// Above this share of the sample, misses of the dictionary are left to the branch predictor.
 const FEW_MISS: f64 = 0.97;
-/// Values are common when they are above this share of the sample: then a chunk that has no others is counted by comparing
-/// each value with each of them.
+/// Values are common when they are above this share of the sample: then a chunk that has no others is counted
+/// by comparing each value with each of them.
 const COMMON: f64 = 0.9995;
 /// The most common values.
 const COMMON_MOST: usize = 16;
@@ -28,7 +29,7 @@ const ROUND: usize = if cfg!(test) { 7 } else { 8192 };
 
 /// Values to count exactly.
 pub(super) struct Dictionary {
-    mix: Mix,
+    pub(super) mix: Mix,
     /// The hash that each slot counts. A free slot has one that belongs to another.
     owners: Box<[u64; SLOTS]>,
     few_miss: bool,
@@ -48,7 +49,8 @@ pub(super) struct Survey {
 }
 
 impl Dictionary {
-    /// The most frequent values of the sample, and whether it seems that they are frequent enough to rule others out.
+    /// The most frequent values of the sample, and whether it seems that they are frequent enough to rule
+    /// others out.
     pub(super) fn of<V: Value>(simd: Simd, sample: &Sample, seed: u64) -> (Dictionary, bool) {
         let mut values = sample.repeated();
         let most = values.first().map_or(0, |(most, _)| *most);
@@ -57,7 +59,8 @@ impl Dictionary {
             values.insert(0, ((sample.keys.len() - sample.numbers) as u64, i64::MAX));
         }
         let drawn = sample.keys.len() as u64;
-        // A bucket whose count is twice the mean is rare; one that is above the mean by a quarter, among so many, too.
+        // A bucket whose count is twice the mean is rare; one that is above the mean by a quarter, among so
+        // many, too.
         let (hits, small) = Dictionary::new(Shape::Small, &values, drawn, seed);
         if most >= FREQUENT && most * Shape::Small.buckets() as u64 > 2 * (drawn - hits) {
             return (small.with_common(simd, &values, drawn), true);
@@ -104,8 +107,7 @@ impl Dictionary {
     /// The same, with the values that are nearly all, as far as comparing with each of them pays.
     fn with_common(mut self, simd: Simd, values: &[(u64, i64)], drawn: u64) -> Dictionary {
         let most = match simd.level() {
-            Level::Avx512 => COMMON_MOST,
-            Level::Avx2 => 8,
+            Level::Avx512 | Level::Avx2 => COMMON_MOST,
             Level::Portable => 3,
         };
         let mut hits = 0;
@@ -120,7 +122,8 @@ impl Dictionary {
         self
     }
 
-    fn owns(&self, hash: u64) -> bool {
+    /// Whether it counts the value of a hash exactly.
+    pub(super) fn owns(&self, hash: u64) -> bool {
         self.owners[self.shape.slot(hash)] == hash
     }
 }

@@ -50,8 +50,8 @@ impl Tally {
         }
     }
 
-    /// The modes of so many numbers, where all keys were taken that occur twice or more. Of those that occur once it may
-    /// have all or none.
+    /// The modes of so many numbers, where all keys were taken that occur twice or more. Of those that occur
+    /// once it may have all or none.
     pub(super) fn finish<V: Value>(self, count: u64) -> Modes<V> {
         let frequency = self.frequency.max(count.min(1));
         // All distinct values occur equally often exactly when the most frequent ones are all numbers.

@@ -158,13 +158,12 @@ fn floats(random: &mut Random, shape: u64, len: usize) -> (&'static str, Vec<f64
     let (name, integers) = integers(random, shape, len);
     let kind = random.below(4);
     let values = integers.into_iter().map(|integer| match (kind, random.below(50)) {
-        (0, _) => integer as f64,
-        (1, 0) => f64::NAN,
-        (1, 1) => f64::from_bits(u64::MAX >> random.below(2)),
+        // NaN, of both signs.
+        (1, 0..2) => f64::from_bits(u64::MAX >> random.below(2)),
         (1, 2) => [0.0, -0.0, f64::INFINITY, f64::NEG_INFINITY][random.below(4) as usize],
         (1, _) => integer as f64 * 0.1,
         (2, 0..25) => f64::NAN,
-        (2, _) => integer as f64,
+        (0 | 2, _) => integer as f64,
         // Any bits: all exponents, subnormals, infinities, NaN.
         _ => f64::from_bits(integer as u64),
     });
@@ -253,9 +252,11 @@ fn a_cancellation_is_seen_at_each_look() {
         let blocks: Vec<&[i64]> = values.chunks(1000).collect();
         let run = |allowed: u64| {
             let looks = AtomicU64::new(0);
-            let look = || match looks.fetch_add(1, Relaxed) < allowed {
-                true => Ok(()),
-                false => Err(Fault::new(FaultKind::Cancelled, "")),
+            let look = || {
+                if looks.fetch_add(1, Relaxed) < allowed {
+                    return Ok(());
+                }
+                Err(Fault::new(FaultKind::Cancelled, ""))
             };
             let crew = Crew::new(1, &look);
             let outcome = modes(Simd::best(), &crew, &blocks, 20_000, &Budget::unlimited(), 1);
@@ -275,4 +276,37 @@ fn a_count_that_is_too_small_is_an_error_and_no_panic() {
     let crew = Crew::new(2, &|| Ok(()));
     let outcome = modes(Simd::best(), &crew, &[&values[..]], 100, &Budget::unlimited(), 1);
     assert_eq!(outcome.map_err(|fault| fault.kind), Err(FaultKind::Internal));
+}
+
+#[test]
+fn what_is_outside_of_a_range_counts_or_the_range_is_given_up() {
+    for threads in [1, 2, 3] {
+        let crew = Crew::new(threads, &|| Ok(()));
+        let budget = Budget::unlimited();
+        for simd in Simd::all() {
+            let tally = |values: &[f64]| {
+                let blocks: Vec<&[f64]> = values.chunks(700).collect();
+                let work = Work { simd, crew: &crew, blocks: &blocks, budget: &budget };
+                let range = range::Range { origin: -50, width: 100 };
+                range::tally(&work, range).unwrap().map(|tally| tally.finish::<f64>(values.len() as u64))
+            };
+            let mut values: Vec<f64> = (0..3000).map(|index| f64::from(index % 100 - 50)).collect();
+            values.extend([50.0; 40]);
+            values.extend([-51.0, 0.5, 1e300, f64::INFINITY]);
+            assert_eq!(tally(&values), Some(Modes { values: vec![50.0], frequency: 40, total: 1 }));
+            values.extend(vec![1e9; range::OUTLIERS - 200]);
+            values.extend(vec![7.0; 20_000]);
+            assert_eq!(tally(&values), None, "one in a block too many");
+        }
+    }
+}
+
+#[test]
+fn missing_values_are_in_each_dictionary_even_where_others_need_all_slots() {
+    let keys: Vec<i64> = (0..200_000).map(|index| index / 2).collect();
+    let sample = Sample { numbers: keys.len(), keys, integers: false };
+    for seed in 0..20 {
+        let (dictionary, _) = Dictionary::of::<f64>(Simd::best(), &sample, seed);
+        assert!(dictionary.owns(dictionary.mix.hash(i64::MAX)));
+    }
 }

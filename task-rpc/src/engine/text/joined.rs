@@ -4,7 +4,6 @@ use task_proto::fault::Fault;
 use task_proto::text::Place;
 
 use crate::engine::kernels::text as kernel;
-use crate::engine::simd::Simd;
 
 /// A place in a chunk: what is needed of the chunk to say which place in the text that is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,9 +17,9 @@ pub struct Spot {
 }
 
 impl Spot {
-    pub(super) fn new(simd: Simd, chunk: &[u8], offset: usize) -> Self {
+    pub(super) fn new(chunk: &[u8], offset: usize) -> Self {
         let before = &chunk[..offset];
-        let newlines = kernel::newlines(simd, before) as u64;
+        let newlines = kernel::newlines(before) as u64;
         Spot { offset: offset as u64, newlines, line_start: Spot::line_start(before) }
     }
 
@@ -38,9 +37,9 @@ impl Spot {
 pub struct Summary {
     /// Bytes.
     pub length: u64,
-    /// How many newlines there are, and the offset behind the last one.
+    /// How many newlines there are.
     pub newlines: u64,
-    /// Offset behind the last newline.
+    /// The offset behind the last of them.
     pub line_start: Option<u64>,
     /// The comma that comes before anything but white space.
     pub leading_comma: Option<Spot>,

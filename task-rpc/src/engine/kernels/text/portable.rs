@@ -39,12 +39,6 @@ pub(super) fn advance(
     at
 }
 
-pub(super) fn newlines(text: &[u8]) -> usize {
-    // Sums of bytes that cannot overflow are what the compiler makes vectors of.
-    let in_few = |few: &[u8]| few.iter().map(|&byte| u8::from(byte == b'\n')).sum::<u8>();
-    text.chunks(192).map(|few| usize::from(in_few(few))).sum()
-}
-
 enum Value {
     Int(i64),
     Float(f64),

@@ -113,11 +113,11 @@ impl Decimals {
         let lowest = _mm512_and_si512(high, set(0x1ff));
         let mut unsure =
             _mm512_cmpeq_epi64_mask(lowest, set(0x1ff)) | _mm512_cmplt_epi64_mask(exponent, set(0));
-        // Nothing is cut off, or all ones are: halfway, or where the method may fail.
-        let edge = _mm512_cmple_epu64_mask(_mm512_add_epi64(low, set(1)), set(2));
+        // Nothing is cut off but a half: the even float is the nearest.
+        let exact = _mm512_cmple_epu64_mask(low, set(1));
         let halfway = _mm512_cmpeq_epi64_mask(_mm512_and_si512(bits, set(3)), set(1));
         let whole = _mm512_cmpeq_epi64_mask(_mm512_sllv_epi64(bits, shift), high);
-        unsure |= edge & halfway & whole | _mm512_cmpeq_epi64_mask(low, set(-1));
+        unsure |= exact & halfway & whole;
 
         let rounded = _mm512_srli_epi64::<1>(_mm512_add_epi64(bits, _mm512_and_si512(bits, set(1))));
         let float = _mm512_add_epi64(_mm512_slli_epi64::<52>(exponent), rounded);
