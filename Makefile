@@ -1,5 +1,5 @@
 # `make` alone explains itself. Every target is phony: there is a directory `task`, which would be "up to date".
-.PHONY: help task rpc test faults fuzz lint fmt doc bench clean install
+.PHONY: help task rpc test test-long faults fuzz lint fmt doc bench bench-peers clean install
 .DEFAULT_GOAL := help
 
 CARGO ?= cargo
@@ -11,7 +11,7 @@ help: ## show this list
 	@echo 'Exact mean, median and mode, from a supervised worker on a Unix socket.'
 	@echo 'Start with:  make task rpc && ./bin/task'
 	@echo
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 task: ## build bin/task, the program that people run
 	$(CARGO) build --release --locked --package task --bin task
@@ -25,6 +25,13 @@ rpc: ## build bin/task-rpc, the worker that it starts
 test: ## run all tests
 	$(CARGO) build --locked --workspace --bins --examples
 	$(CARGO) test --locked --workspace --no-fail-fast
+
+# CASES= sets how many for each kernel and level; `make test` has thousands.
+CASES ?= 1000000
+test-long: ## hold the engine against exact arithmetic in millions of cases, for a quarter of an hour
+	CASES=$(CASES) TASK_TEST_CASES=$(CASES) $(CARGO) test --release --locked --package task-rpc --lib engine
+	CASES=$(CASES) TASK_TEST_CASES=$(CASES) \
+	  $(CARGO) test --release --locked --package task-rpc --test engine_oracle --test engine_text
 
 # `make test` has a few minutes' worth of the same. ROW= takes one kind, COUNT= another number, SEED= the same again.
 faults: ## do the service every kind of harm, for hours, and print a table
@@ -66,10 +73,18 @@ fmt: ## format the sources
 doc: ## build the documentation of the libraries
 	$(CARGO) doc --locked --workspace --no-deps
 
-bench: ## measure the serialisation formats and the engine
-	@mkdir -p target && seq 1 10000000 > target/seq.txt
-	$(CARGO) run --release --locked --package task-proto --example codecs
-	$(CARGO) run --release --locked --package task-rpc --example engine_speed -- target/seq.txt
+# Each prints the plain read of the same data by two threads, of the same interleaved rounds, and its ratio to that.
+bench: ## measure the serialisation formats, and each kernel beside a plain read of the same numbers
+	$(CARGO) build --release --locked --package task-proto --package task-rpc --examples
+	$(OUT)/examples/codecs
+	$(OUT)/examples/mean_median_speed
+	$(OUT)/examples/mode_speed
+	$(OUT)/examples/text_speed
+
+# ROWS=, ROUNDS=, FILES= and LIMIT= take less; CALLS= and FLIGHT= for the calls. It takes a quarter of an hour.
+bench-peers: task rpc ## measure this project beside datamash, numpy, scipy, polars, duckdb, tarpc, tonic and Go's net/rpc
+	python3 bench/peers/peers.py
+	python3 bench/peers/calls/calls.py
 
 clean: ## remove everything that was built
 	$(CARGO) clean

@@ -24,15 +24,30 @@ fn built(home: &Home) -> PathBuf {
     tree
 }
 
+const TARGETS: [&str; 14] = [
+    "task",
+    "rpc",
+    "test",
+    "test-long",
+    "faults",
+    "fuzz",
+    "lint",
+    "fmt",
+    "doc",
+    "bench",
+    "bench-peers",
+    "clean",
+    "install",
+    "help",
+];
+
 #[test]
 fn make_alone_explains_every_target() {
     let home = Home::new();
     let help = make(&home, Path::new(ROOT), &[]);
     assert!(help.status.success() && help.stderr.is_empty(), "{help}");
     assert!(help.stdout.contains("make task rpc && ./bin/task"), "{help}");
-    for target in
-        ["task", "rpc", "test", "faults", "fuzz", "lint", "fmt", "doc", "bench", "clean", "install", "help"]
-    {
+    for target in TARGETS {
         let line = help.stdout.lines().find(|line| line.split_whitespace().take(2).eq(["make", target]));
         assert!(line.is_some_and(|line| line.split_whitespace().count() > 3), "{target}: {help}");
     }
@@ -42,9 +57,7 @@ fn make_alone_explains_every_target() {
 fn targets_are_made_although_files_have_their_names() {
     let home = Home::new();
     let tree = built(&home);
-    for target in
-        ["task", "rpc", "test", "faults", "fuzz", "lint", "fmt", "doc", "bench", "clean", "install", "help"]
-    {
+    for target in TARGETS {
         fs::create_dir_all(tree.join(target)).unwrap();
         let dry = make(&home, &tree, &["-n", target]);
         assert!(dry.status.success() && !dry.stdout.is_empty(), "{dry}");
