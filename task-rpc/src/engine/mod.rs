@@ -1,8 +1,8 @@
 //! The statistics engine: exact, and at the speed of memory.
 //!
 //! A query's sources become one [`Sequence`], read once however many calls ask for it ([`Ingests`]), by all threads of a
-//! [`Crew`] together. Its exact [mean](Sequence::mean) is taken on the way; from it come the [median](mod@median) by a
-//! sampled bracket and one counting pass, and the [mode](mod@mode) by counting. Long work happens on threads, looks at its
+//! [`Crew`] together. Its exact [mean](Sequence::mean) is taken on the way; from it come the [median](middle()) by a
+//! sampled bracket and one counting pass, and the [mode](modes()) by counting. Long work happens on threads, looks at its
 //! cancellation between blocks, and is joined rather than repeated.
 //!
 //! Whatever is fast is chosen at run time ([`Simd`]) and has a portable twin. No answer depends on that, on the number of
