@@ -44,6 +44,37 @@ fn anonymous(worker: &Alone) -> u64 {
 }
 
 #[tokio::test]
+async fn small_integers_take_the_same_memory_however_many_there_are() {
+    let worker = Arc::new(Alone::start());
+    let (client, outgoing) = client(&worker.socket).await;
+    let rise = async |lines: usize| {
+        let (read, mut write) = std::io::pipe().unwrap();
+        let attached = outgoing.push(Arc::new(OwnedFd::from(read)));
+        let query = Query {
+            sources: vec![Source::Attached { attached, format: Format::Text }],
+            missing: Missing::Error,
+        };
+        let before = anonymous(&worker);
+        let writing = tokio::task::spawn_blocking(move || {
+            let some: String = (0..100_000).map(|line| format!("{}\n", line * 7919 % 1000 - 500)).collect();
+            for _ in 0..lines / 100_000 {
+                write.write_all(some.as_bytes()).unwrap();
+            }
+        });
+        let median = client.median(context(), query).await.unwrap().unwrap();
+        writing.await.unwrap();
+        assert_eq!((median.count, median.value), (lines as u64, Number::Float(-0.5)));
+        let rise = anonymous(&worker).saturating_sub(before);
+        println!("{lines} lines: RssAnon rose by {rise}");
+        rise
+    };
+    // What the threads and their buffers take is there after the first.
+    rise(1_000_000).await;
+    let rise = rise(20_000_000).await;
+    assert!(rise < LITTLE, "{rise} bytes");
+}
+
+#[tokio::test]
 async fn the_mean_of_a_large_sealed_array_takes_no_memory_of_the_workers_own() {
     let bytes = std::env::var("TASK_TEST_MB").map_or(200, |mb| mb.parse().unwrap()) * 1_000_000;
     let (array, expected) = array(bytes);
