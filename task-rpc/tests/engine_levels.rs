@@ -90,6 +90,8 @@ fn mean_of_floats(crew: &Crew<'_>, simd: Simd, blocks: &[&[f64]]) -> f64 {
 /// A name, of what all values are multiples, so that a sum of integers is theirs, and the values.
 type Shape = (&'static str, f64, fn(&mut SmallRng, usize) -> f64);
 
+type IntShape = (&'static str, fn(&mut SmallRng, usize) -> i64);
+
 const TINY: f64 = 1.0 / (1_u64 << 50) as f64 / (1_u64 << 50) as f64;
 const SHAPES: [Shape; 9] = [
     ("uniform", TINY, |random, _| random.random_range(0..1_u64 << 50) as f64 * TINY),
@@ -127,7 +129,7 @@ fn floats_have_the_same_answers_at_every_level_and_on_any_number_of_threads() {
 #[test]
 fn integers_have_the_same_answers_at_every_level_and_on_any_number_of_threads() {
     let mut random = SmallRng::seed_from_u64(rand::random());
-    let shapes: [(&str, fn(&mut SmallRng, usize) -> i64); 5] = [
+    let shapes: [IntShape; 5] = [
         ("any", |random, _| random.next_u64() as i64),
         ("near the lowest", |random, _| i64::MIN + random.random_range(0..1000)),
         ("distinct", |_, index| index as i64 * 1_000_003),

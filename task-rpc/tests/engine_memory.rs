@@ -56,7 +56,8 @@ async fn small_integers_take_the_same_memory_however_many_there_are() {
         };
         let before = anonymous(&worker);
         let writing = tokio::task::spawn_blocking(move || {
-            let some: String = (0..100_000).map(|line| format!("{}\n", line * 7919 % 1000 - 500)).collect();
+            let some: Vec<_> = (0..100_000).map(|line| (line * 7919 % 1000 - 500).to_string()).collect();
+            let some = some.join("\n") + "\n";
             for _ in 0..lines / 100_000 {
                 write.write_all(some.as_bytes()).unwrap();
             }

@@ -124,6 +124,13 @@ pub(super) struct Chunk<'a> {
     pub(super) bytes: &'a [u8],
 }
 
+impl Chunk<'_> {
+    /// How many bytes of the input come before what follows it.
+    pub(super) fn end(&self) -> u64 {
+        self.before + self.bytes.len() as u64
+    }
+}
+
 impl<'a, B: Fn(&[u8]) -> usize + Sync, C: Fn() -> Result<(), Fault> + Sync> Feed<'a, B, C> {
     /// `whole` says how many bytes of a chunk are whole tokens or values; at most [`BEGUN`] others may follow them.
     pub(super) fn new(input: &'a Attachment, kind: Kind, idle: Option<Duration>, whole: B, claim: C) -> Self {

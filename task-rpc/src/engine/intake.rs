@@ -3,10 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::{FileType, fstat};
 use task_proto::fault::{Fault, FaultKind};
 use task_proto::limits::INLINE_NUMBERS;
 use task_proto::number::Number;
@@ -15,6 +14,7 @@ use task_proto::stats::{Format, Missing, Query, Source};
 use task_proto::text::{BOM, Place};
 use task_proto::wire::Attachment;
 
+use super::claims::Claims;
 use super::column::BLOCK;
 use super::cores::cores;
 use super::crew::{Crew, beside};
@@ -28,8 +28,8 @@ use super::team::{Hand, lock};
 use super::text::{self, Joined, Parser, Summary};
 use super::{Collector, Engine, Lease, Sequence, no_attachment};
 
-/// Chunks of an input that one thread works on before others are worth their start.
-const ALONE: usize = 4;
+/// Bytes of an input that one thread works on before others are worth their start.
+const ALONE: u64 = 1024 * 1024;
 
 /// What the threads of a connection know that read its inputs.
 #[derive(Debug)]
@@ -38,22 +38,6 @@ pub(super) struct Reading {
     claims: Claims,
     maps: Maps,
 }
-
-/// Attachments that have been read and cannot be read again, as long as anybody can ask for them.
-#[derive(Debug, Default)]
-struct Claims(Mutex<Vec<Claim>>);
-
-#[derive(Debug)]
-struct Claim {
-    descriptor: Weak<Attachment>,
-    pipe: Option<Pipe>,
-}
-
-/// Device and inode of a pipe or socket, to which several descriptors may lead: who read two of them would get some of
-/// its bytes from each.
-type Pipe = (u64, u64);
-
-type Checked<'a> = (MutexGuard<'a, Vec<Claim>>, Option<Pipe>);
 
 impl Reading {
     /// `idle` is how long an input may keep its readers waiting for a byte.
@@ -123,7 +107,7 @@ impl<'a> Intake<'a> {
         if let Kind::Stream(file_type) = kind {
             // Before it waits for bytes that it may not take.
             let claims = &self.reading.claims;
-            self.hand.waiting(|| claims.check(descriptor, file_type).map(drop))?;
+            self.hand.waiting(|| claims.check(descriptor, file_type))?;
         }
         match format {
             Format::Text => self.text(descriptor, kind, source),
@@ -137,10 +121,9 @@ impl<'a> Intake<'a> {
         let claim = || self.reading.claim(descriptor, kind);
         let feed = Feed::new(descriptor, kind, self.reading.idle, text::cut, claim);
         let joiner = Joiner::default();
-        together(&mut self.collector, kind, &mut self.hand, |collector, hand, chunks| {
+        together(&mut self.collector, kind, &mut self.hand, |collector, hand, until| {
             let (mut room, mut ints, mut floats) = (Room::default(), Vec::new(), Vec::new());
-            for _ in 0..chunks {
-                let Some(chunk) = feed.next(hand, &mut room)? else { return Ok(false) };
+            while let Some(chunk) = feed.next(hand, &mut room)? {
                 hand.team().checkpoint()?;
                 let mark = if chunk.index == 0 && chunk.bytes.starts_with(BOM) { BOM.len() } else { 0 };
                 let mut parser = Parser::new(collector.simd(), &chunk.bytes[mark..]);
@@ -153,8 +136,11 @@ impl<'a> Intake<'a> {
                 if joiner.push(chunk.index, parser.finish(), collector.policy()) {
                     feed.stop(hand.team());
                 }
+                if chunk.end() >= until {
+                    return Ok(true);
+                }
             }
-            Ok(true)
+            Ok(false)
         })?;
         let text = joiner.finish();
         if let Some(Place { line, column }) = text.first_missing() {
@@ -188,10 +174,9 @@ impl<'a> Intake<'a> {
         let whole = |bytes: &[u8]| bytes.len() - bytes.len() % element.width();
         let feed = Feed::new(descriptor, kind, self.reading.idle, whole, claim);
         let (missing, huge, cut) = (First::default(), First::default(), OnceLock::new());
-        together(&mut self.collector, kind, &mut self.hand, |collector, hand, chunks| {
+        together(&mut self.collector, kind, &mut self.hand, |collector, hand, until| {
             let (mut room, mut values) = (Room::default(), Values::default());
-            for _ in 0..chunks {
-                let Some(chunk) = feed.next(hand, &mut room)? else { return Ok(false) };
+            while let Some(chunk) = feed.next(hand, &mut room)? {
                 hand.team().checkpoint()?;
                 let (elements, rest) = chunk.bytes.split_at(whole(chunk.bytes));
                 let before = chunk.before / element.width() as u64;
@@ -203,8 +188,11 @@ impl<'a> Intake<'a> {
                 if !rest.is_empty() {
                     let _ = cut.set((chunk.before + elements.len() as u64, rest.len()));
                 }
+                if chunk.end() >= until {
+                    return Ok(true);
+                }
             }
-            Ok(true)
+            Ok(false)
         })?;
         self.none_missing(&missing)?;
         match cut.into_inner() {
@@ -256,10 +244,9 @@ impl<'a> Intake<'a> {
         };
         let feed = Feed::new(descriptor, kind, self.reading.idle, whole, claim);
         let (missing, huge, total) = (First::default(), First::default(), AtomicU64::new(0));
-        together(&mut self.collector, kind, &mut self.hand, |collector, hand, chunks| {
+        together(&mut self.collector, kind, &mut self.hand, |collector, hand, until| {
             let (mut room, mut values) = (Room::default(), Values::default());
-            for _ in 0..chunks {
-                let Some(chunk) = feed.next(hand, &mut room)? else { return Ok(false) };
+            while let Some(chunk) = feed.next(hand, &mut room)? {
                 hand.team().checkpoint()?;
                 let Some(Ok(header)) = header.get() else {
                     // What there is of a header is all there is.
@@ -282,8 +269,11 @@ impl<'a> Intake<'a> {
                 if missing.get().is_some() && collector.policy() == Missing::Error {
                     feed.stop(hand.team());
                 }
+                if chunk.end() >= until {
+                    return Ok(true);
+                }
             }
-            Ok(true)
+            Ok(false)
         })?;
         let lacks = feed.lacks();
         drop(feed);
@@ -335,12 +325,12 @@ impl<'a> Intake<'a> {
 }
 
 /// Works on chunks of an input: at first on this thread alone, and on others beside it once the input is known to be
-/// long. `work` takes so many chunks, and says whether there may be more.
+/// long. `work` goes on to the end of the chunk with this byte, and says whether there may be more.
 fn together(
     collector: &mut Collector,
     kind: Kind,
     hand: &mut Hand,
-    work: impl Fn(&mut Collector, &mut Hand, usize) -> Result<bool, Fault> + Sync,
+    work: impl Fn(&mut Collector, &mut Hand, u64) -> Result<bool, Fault> + Sync,
 ) -> Result<(), Fault> {
     if !work(collector, hand, ALONE)? {
         return Ok(());
@@ -352,7 +342,7 @@ fn together(
     };
     let another = collector.beside();
     let state = || another.beside();
-    let all = |collector: &mut Collector, hand: &mut Hand| work(collector, hand, usize::MAX).map(drop);
+    let all = |collector: &mut Collector, hand: &mut Hand| work(collector, hand, u64::MAX).map(drop);
     for other in beside(hand, others, collector, state, all)? {
         collector.absorb(other);
     }
@@ -427,30 +417,6 @@ impl Reading {
             Kind::File { .. } => Ok(()),
             Kind::Stream(file_type) => self.claims.claim(descriptor, file_type),
         }
-    }
-}
-
-impl Claims {
-    fn claim(&self, descriptor: &Arc<Attachment>, file_type: FileType) -> Result<(), Fault> {
-        let (mut claims, pipe) = self.check(descriptor, file_type)?;
-        claims.push(Claim { descriptor: Arc::downgrade(descriptor), pipe });
-        Ok(())
-    }
-
-    /// The claims, without one on this descriptor or its pipe; and which pipe that is.
-    fn check(&self, descriptor: &Arc<Attachment>, file_type: FileType) -> Result<Checked<'_>, Fault> {
-        let is_pipe = matches!(file_type, FileType::Fifo | FileType::Socket);
-        let pipe = is_pipe.then(|| fstat(descriptor).ok()).flatten().map(|stat| (stat.st_dev, stat.st_ino));
-        let mut claims = lock(&self.0);
-        claims.retain(|claim| claim.descriptor.strong_count() > 0);
-        let message = if claims.iter().any(|claim| claim.descriptor.ptr_eq(&Arc::downgrade(descriptor))) {
-            "an earlier call has read this input, which can be read only once; save it to a file to read it again"
-        } else if pipe.is_some() && claims.iter().any(|claim| claim.pipe == pipe) {
-            "this input is the same pipe or socket as another one, and can be read only once; give it once, or release the other one first"
-        } else {
-            return Ok((claims, pipe));
-        };
-        Err(Fault::new(FaultKind::InputConsumed, message))
     }
 }
 
@@ -533,26 +499,4 @@ fn numbers_inline(
         collector.floats(&floats)?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::fd::OwnedFd;
-
-    use super::*;
-
-    #[test]
-    fn claims_last_as_long_as_their_descriptors() {
-        let claims = Claims::default();
-        let descriptor = || Arc::new(Attachment::from(OwnedFd::from(std::io::pipe().unwrap().0)));
-        let kept = descriptor();
-        claims.claim(&kept, FileType::Fifo).unwrap();
-        for _ in 0..10 {
-            let gone = descriptor();
-            claims.claim(&gone, FileType::Fifo).unwrap();
-            assert!(Arc::into_inner(gone).is_some(), "a claim keeps nothing open");
-        }
-        assert_eq!(claims.claim(&kept, FileType::Fifo).unwrap_err().kind, FaultKind::InputConsumed);
-        assert_eq!(lock(&claims.0).len(), 1);
-    }
 }

@@ -10,6 +10,7 @@
 
 mod bracket;
 mod budget;
+mod claims;
 mod column;
 mod cores;
 mod counts;
