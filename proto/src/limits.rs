@@ -215,9 +215,6 @@ pub const CALL_ROOM: usize = 256 * 1024;
 pub const WORKER_ROOM: u64 = 256 * 1024 * 1024;
 /// Bytes of input read at once: what a connection's cancellation waits for at most.
 pub const INPUT_BLOCK: usize = 256 * 1024;
-/// What a pipe on our standard input is made to hold, in bytes: what Linux lets everybody have (`pipe-max-size`). Measured with
-/// `cat FILE | task`: a quarter less time than with the usual 64 KiB.
-pub const PIPE: usize = 1024 * 1024;
 /// Modes listed in a reply; all are counted.
 pub const MODES_LISTED: usize = 1000;
 /// Numbers that our client puts into a request itself, as they fill no frame, and that a worker computes on in the

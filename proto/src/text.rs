@@ -229,14 +229,16 @@ fn read(token: &[u8], place: Place) -> Result<Token, Fault> {
             TokenError::NotANumber => FaultKind::NotANumber,
             TokenError::OutOfRange => FaultKind::OutOfRange,
         };
-        let start = (place.line, place.column) == (1, 1);
-        let message = if start && token.starts_with(NPY) {
-            "this is an npy file and no text; format=npy reads it".to_owned()
-        } else {
-            format!("\"{}\" is {error}", shown(token))
-        };
-        Fault::new(kind, message).at(place.line, place.column)
+        let fault = foreign(token).filter(|_| (place.line, place.column) == (1, 1));
+        let fault = fault.unwrap_or_else(|| Fault::new(kind, format!("\"{}\" is {error}", shown(token))));
+        fault.at(place.line, place.column)
     })
+}
+
+/// What to say of an input that begins so, where that is no text but something known.
+pub fn foreign(start: &[u8]) -> Option<Fault> {
+    let message = "this is an npy file and no text; format=npy reads it";
+    start.starts_with(NPY).then(|| Fault::new(FaultKind::NotANumber, message).at(1, 1))
 }
 
 fn too_long(token: &[u8], place: Place) -> Fault {

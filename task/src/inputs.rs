@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use task_proto::fault::Fault;
-use task_proto::limits::{INLINE_NUMBERS, PIPE, SOURCES};
+use task_proto::limits::{INLINE_NUMBERS, SOURCES};
 use task_proto::number::{Number, Token};
 use task_proto::stats::{Format, Missing, Query, Source};
 use task_proto::text::Place;
@@ -177,9 +177,6 @@ impl Gathering {
         if writing_only {
             return Err(unreadable(NAME, "it is open for writing only"));
         }
-        // A pipe that holds more costs its writer and the worker fewer waits for each other. It may have as much already, or
-        // its owner more pipes than they may enlarge: then it stays as it is.
-        let _ = rustix::pipe::fcntl_setpipe_size(stdin, PIPE);
         let copy = rustix::io::fcntl_dupfd_cloexec(stdin, 3).map_err(|errno| cannot_open(NAME, errno))?;
         self.stdin_taken = true;
         self.inputs.reads_stdin = !rustix::termios::isatty(stdin);

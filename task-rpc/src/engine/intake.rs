@@ -11,7 +11,7 @@ use task_proto::limits::INLINE_NUMBERS;
 use task_proto::number::Number;
 use task_proto::numbers::Numbers;
 use task_proto::stats::{Format, Missing, Query, Source};
-use task_proto::text::{BOM, Place};
+use task_proto::text::{BOM, Place, foreign};
 use task_proto::wire::Attachment;
 
 use super::claims::Claims;
@@ -125,7 +125,11 @@ impl<'a> Intake<'a> {
             let (mut room, mut ints, mut floats) = (Room::default(), Vec::new(), Vec::new());
             while let Some(chunk) = feed.next(hand, &mut room)? {
                 hand.team().checkpoint()?;
-                let mark = if chunk.index == 0 && chunk.bytes.starts_with(BOM) { BOM.len() } else { 0 };
+                let is_first = chunk.index == 0;
+                if let Some(fault) = foreign(chunk.bytes).filter(|_| is_first) {
+                    return Err(fault);
+                }
+                let mark = if is_first && chunk.bytes.starts_with(BOM) { BOM.len() } else { 0 };
                 let mut parser = Parser::new(collector.simd(), &chunk.bytes[mark..]);
                 while parser.next_run(&mut ints, &mut floats) {
                     let taken = collector.ints(&ints).and_then(|()| collector.floats(&floats));

@@ -24,9 +24,10 @@ Numbers, files, or '-' for standard input; all of them are one sequence.
   task              on a terminal: an answer a line until Ctrl-D
   task ./5          a file named 5
 
---format is that of all files and of standard input; words that are
-numbers stay numbers. f64 and i64 are little-endian values of eight
-bytes, npy is an array of one dimension as NumPy saves it.";
+--format is that of all files and of standard input; words that
+are numbers stay numbers. f64 and i64 are little-endian values
+of eight bytes, npy is an array of one dimension as NumPy saves
+it.";
 
 /// Of `task` itself.
 pub const TASK: &str = "\

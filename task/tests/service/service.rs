@@ -76,7 +76,9 @@ impl Service {
     /// The records of the log.
     pub(crate) fn log(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.house.path("state/task/log/serve.jsonl")).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        // The last line may be one that is just being written.
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        text[..whole].lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// The records of the log that say this.
