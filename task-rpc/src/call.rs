@@ -1,6 +1,7 @@
 //! One call, observed: its slot on the scoreboard, its progress, its line in the log.
 
 use std::hash::{BuildHasher, RandomState};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,8 +60,8 @@ impl<S: Serve> Serve for Observed<S> {
             Err(crash.to_error())
         } else {
             turn = blamed.turn(trace_id, &progress).await;
-            let call =
-                Turn::scope(turn.clone(), progress.clone().scope(self.service.serve(context, request)));
+            let call = self.service.serve(context, request);
+            let call = pin!(Turn::scope(turn.clone(), progress.clone().scope(call)));
             blamed.execute(turn.is_some(), &progress, call).await
         };
         if let Err(error) = &answer {
