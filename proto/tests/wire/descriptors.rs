@@ -232,7 +232,10 @@ fn a_socket_that_was_emptied_is_read_again_after_the_next_event_and_not_before()
             assert_eq!(soon(theirs.read_u8()).await.unwrap(), round);
             // The runtime has yet to hear of these.
             ours.write_u8(round).await.unwrap();
-            assert!(poll!(Box::pin(theirs.first_byte())).is_pending(), "it looks though nothing tells of more");
+            assert!(
+                poll!(Box::pin(theirs.first_byte())).is_pending(),
+                "it looks though nothing tells of more"
+            );
             ours.write_u8(round).await.unwrap();
             assert_eq!(soon(theirs.read_u16()).await.unwrap(), u16::from_be_bytes([round; 2]));
         }
