@@ -298,10 +298,17 @@ fn quotient(negative: bool, digits: &[u32], unit: i32, divisor: u64) -> f64 {
     // Exponent of the result's last bit: 53 bits, fewer where subnormals begin.
     let last = (unit + highest_bit - FRACTION_BITS as i32).max(UNIT);
     let dropped = (last - unit) as usize;
-    let bit = |at: usize| u64::from(quotient[at / 32] >> (at % 32) & 1);
-    let kept = (dropped..=highest_bit as usize).rev().fold(0, |kept, at| kept << 1 | bit(at));
-    let half = bit(dropped - 1) == 1;
-    let beyond_half = remainder != 0 || (0..dropped - 1).any(|at| bit(at) == 1);
+    // From the last bit that is kept on, which has some digits below it.
+    let place = |at: usize| u128::from(quotient.get(at).copied().unwrap_or(0));
+    let word = dropped / 32;
+    let from_word = place(word) | place(word + 1) << 32 | place(word + 2) << 64;
+    let kept = (from_word >> (dropped % 32)) as u64;
+    let bit = |at: usize| quotient[at / 32] >> (at % 32) & 1 == 1;
+    let half = bit(dropped - 1);
+    let (word, bits) = ((dropped - 1) / 32, (dropped - 1) % 32);
+    let beyond_half = remainder != 0
+        || quotient[word] & ((1 << bits) - 1) != 0
+        || quotient[..word].iter().any(|&place| place != 0);
     let mantissa = kept + u64::from(half && (beyond_half || kept & 1 == 1));
     // The hidden bit, and a carry out of the mantissa, add themselves to the exponent.
     let magnitude = f64::from_bits(mantissa + (((last - UNIT) as u64) << FRACTION_BITS));
