@@ -177,13 +177,14 @@ pub const REFUSALS: usize = 8;
 pub const REFUSED: usize = 4 * 1024;
 /// One read of a connection, in bytes: some hundred small requests, or a 32nd of the largest.
 pub const READ: usize = 32 * 1024;
-/// Messages of a connection that are read in a row before others on the same thread have their turn: some fifty
-/// microseconds. Measured with 40 connections that send without end: half as many of these halve what others wait.
+/// Messages of a connection that are read in a row before others on the same thread have their turn. Measured with 40
+/// connections that send without end: half as many of these halve what others wait.
 pub const STRETCH: usize = 32;
 /// Reads of a connection likewise, as a message may be large: 64 KiB.
 pub const STRETCH_READS: usize = 2;
-/// Bytes of a message for which its connection has one fewer in a row: the longest that is decoded in its turn is all of it.
-pub const STRETCH_BYTES: usize = LONG_MESSAGE / STRETCH;
+/// What a connection's messages in a row may take, with what is computed for them at once. The last of them may be the
+/// longest that is decoded in its turn, which takes as long again.
+pub const STRETCH_TIME: Duration = Duration::from_micros(50);
 /// A message that is decoded in its turn, in bytes: some fifty microseconds for the densest numbers, and as many such
 /// turns may come before another connection's as there are connections. Longer ones are decoded on another thread.
 pub const LONG_MESSAGE: usize = 1024;

@@ -2,7 +2,7 @@
 //! one, and a call that was named is not executed again.
 
 use std::collections::{HashMap, HashSet};
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use task_proto::crash::{Condemned, Crash, TraceId};
@@ -49,7 +49,15 @@ impl Blamed {
 
     /// Executes a call. A suspect, which has its turn, is on trial at first: no other call begins meanwhile, so that a
     /// death is its own.
-    pub(crate) async fn execute<F: Future>(&self, suspect: bool, progress: &Progress, call: F) -> F::Output {
+    ///
+    /// The call is pinned where it is: moved into each of the ways below it would have a place for each of them in the
+    /// future of every call, which is copied when it begins.
+    pub(crate) async fn execute<F: Future>(
+        &self,
+        suspect: bool,
+        progress: &Progress,
+        mut call: Pin<&mut F>,
+    ) -> F::Output {
         if self.suspects.is_empty() {
             return call.await;
         }
@@ -61,7 +69,6 @@ impl Blamed {
         }
         let trial = self.trials.write().await;
         progress.set_on_trial(true);
-        let mut call = pin!(call);
         tokio::select! {
             biased;
             answer = &mut call => answer,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use futures::future::FusedFuture;
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt, Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt, poll};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tarpc::server::{BaseChannel, Channel, Config, Serve};
@@ -165,6 +165,8 @@ where
     let config = Config { pending_response_buffer: shared.limits.in_flight.max(1) };
     let mut requests = pin!(BaseChannel::new(config, transport).requests());
     let mut handlers = FuturesUnordered::new();
+    // Where a handler begins. Most end there, too, and leave their place to the next.
+    let mut place = None;
     let mut left = false;
     let mut refused = Refused::default();
     // Whether any request has come whole.
@@ -205,7 +207,18 @@ where
                         shared.refused(1, 0);
                         tracing::debug!(log.target = "worker", reason = error.detail, "refused a request");
                     }
-                    handlers.push(wire::execute(request, service.clone()));
+                    let mut handler = match place.take() {
+                        None => Box::pin(wire::execute(request, service.clone())),
+                        Some(mut place) => {
+                            Pin::set(&mut place, wire::execute(request, service.clone()));
+                            place
+                        }
+                    };
+                    if poll!(&mut handler).is_pending() {
+                        handlers.push(handler);
+                    } else {
+                        place = Some(handler);
+                    }
                 }
                 None => return Ok(requests.channel().transport().farewell()?),
             },

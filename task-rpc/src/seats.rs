@@ -187,7 +187,10 @@ impl Seat {
     /// Says what the connection is at.
     pub(crate) fn note(&self, standing: Standing) {
         if self.standing.replace(standing) != standing {
-            self.since.set(Instant::now());
+            // Nobody asks since when it is busy, and each call makes it so.
+            if standing != Standing::Busy {
+                self.since.set(Instant::now());
+            }
             self.seats.tell();
         }
     }

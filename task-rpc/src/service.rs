@@ -1,5 +1,6 @@
 //! The service of this binary: mean, median and mode.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use tarpc::context::Context;
@@ -11,9 +12,12 @@ use task_proto::wire::Attachments;
 use task_worker::Connection;
 use task_worker::engine::{Data, Engine, Ingests, Statistic, no_attachment};
 
-/// The service as one connection sees it.
+/// The service as one connection sees it. Each call has a clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Service {
+pub(crate) struct Service(Rc<Inputs>);
+
+#[derive(Debug)]
+struct Inputs {
     attachments: Attachments,
     ingests: Ingests,
     /// Attachments that a query may name: each may be large, and naming it costs next to nothing.
@@ -24,24 +28,24 @@ pub(crate) struct Service {
 impl Service {
     /// For this connection; the engine is the process's.
     pub(crate) fn new(connection: &Connection, engine: &Engine) -> Self {
-        Service {
+        Service(Rc::new(Inputs {
             attachments: connection.attachments.clone(),
             ingests: Ingests::new(engine.of(connection.process), connection.limits.input_idle),
             most: connection.limits.attachments,
             generation: connection.generation,
-        }
+        }))
     }
 
     async fn data(&self, query: Query, wanted: Statistic) -> Result<Arc<Data>, Fault> {
         let attached =
             query.sources.iter().filter(|source| matches!(source, Source::Attached { .. })).count();
-        if attached > self.most {
-            let most = self.most;
+        if attached > self.0.most {
+            let most = self.0.most;
             let message =
                 format!("a query may name {most} attachments, not {attached}; ask for less at once");
             return Err(Fault::new(FaultKind::TooLarge, message));
         }
-        let data = self.ingests.data(query, wanted, |attached| self.attachments.get(attached)).await?;
+        let data = self.0.ingests.data(query, wanted, |attached| self.0.attachments.get(attached)).await?;
         Progress::current().count(data.sequence().count());
         Ok(data)
     }
@@ -108,11 +112,11 @@ impl Stats for Service {
     }
 
     async fn ping(self, _: Context) -> task_proto::stats::Pong {
-        task_proto::stats::Pong { pid: std::process::id(), generation: self.generation }
+        task_proto::stats::Pong { pid: std::process::id(), generation: self.0.generation }
     }
 
     async fn release(self, _: Context, attached: u32) -> Result<(), Fault> {
-        self.ingests.release(attached);
-        noted(self.attachments.release(attached).then_some(()).ok_or_else(|| no_attachment(attached)))
+        self.0.ingests.release(attached);
+        noted(self.0.attachments.release(attached).then_some(()).ok_or_else(|| no_attachment(attached)))
     }
 }

@@ -85,7 +85,7 @@ impl ServerCodec {
             }
             ClientMessage::Request(request) => {
                 if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
-                    return Ok(Incoming::Request(self.gated(request, at, Permit::new(permit)), 0));
+                    return Ok(Incoming::Request(self.gated(request, at, Permit::new(permit))));
                 }
                 let Request { ref context, id, .. } = request;
                 let deadline = context.deadline(at);
@@ -162,7 +162,7 @@ impl<Req: DeserializeOwned + Send + 'static, Resp: Serialize> Deserializer<Arriv
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return Ok(Arrival::Message(match decode(frame)? {
                 ClientMessage::Request(request) => {
-                    Incoming::Request(self.gated(request, arrived, Permit::new(permit)), frame.len())
+                    Incoming::Request(self.gated(request, arrived, Permit::new(permit)))
                 }
                 ClientMessage::Cancel { trace_context, request_id } => {
                     Incoming::Cancel { trace_context, request_id }

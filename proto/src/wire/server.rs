@@ -24,7 +24,7 @@ use super::gate::{Gated, Permit};
 use super::stream::FdStream;
 use super::turns::Turns;
 use super::{frames, json};
-use crate::limits::{Limits, STRETCH, STRETCH_BYTES};
+use crate::limits::{Limits, STRETCH, STRETCH_TIME};
 
 /// What a client speaks: how bytes become requests, and replies bytes. The two are [`Frames`](super::Frames) and
 /// [`Lines`](super::Lines).
@@ -93,8 +93,8 @@ pub(super) type Admitted<D> = tarpc::Request<Gated<<D as Dialect>::Req>>;
 
 /// What came from a client.
 pub enum Incoming<D: Dialect + ?Sized> {
-    /// A request that has a permit, and what it took to decode it here, in bytes.
-    Request(Admitted<D>, usize),
+    /// A request that has a permit.
+    Request(Admitted<D>),
     /// A request that waits for one.
     Held(Held<D::Body>),
     /// The client no longer wants this one.
@@ -131,6 +131,8 @@ pub struct Server<D: Dialect> {
     unread: Unread,
     /// Of messages, and looks for one.
     turns: Turns,
+    /// Whether replies were not flushed as others had their turn.
+    kept_back: bool,
 }
 
 enum State {
@@ -149,7 +151,8 @@ impl<D: Dialect> Server<D> {
             state: State::Reading,
             begun: Begun::new(limits.frame_time),
             unread: Unread::new(limits.unread),
-            turns: Turns::new(STRETCH),
+            turns: Turns::new(STRETCH).lasting(STRETCH_TIME),
+            kept_back: false,
         }
     }
 
@@ -258,8 +261,7 @@ impl<D: Dialect> Stream for Server<D> {
                 _ => return Poll::Pending,
             }
             match ready!(this.poll_incoming(cx)) {
-                Some(Ok(Incoming::Request(request, bytes))) => {
-                    this.turns.spend(bytes / STRETCH_BYTES);
+                Some(Ok(Incoming::Request(request))) => {
                     return Poll::Ready(Some(Ok(ClientMessage::Request(request))));
                 }
                 Some(Ok(Incoming::Held(held))) => this.held.push(held),
@@ -309,10 +311,9 @@ impl<D: Dialect> Server<D> {
     /// The next held request that has a permit and time left, `None` in its place if it has been answered; pending if
     /// nothing is held.
     fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Admitted<D>>>> {
-        while let Some(bytes) = self.held.first() {
+        while !self.held.is_empty() {
             ready!(self.dialect.poll_room(cx));
             let Some(permit) = ready!(self.permits.poll_acquire(cx)) else { break };
-            self.turns.spend(bytes / STRETCH_BYTES);
             // The client has stopped waiting for one that is past its deadline.
             if let Some(held) = self.held.pop()
                 && held.deadline > Instant::now()
@@ -342,6 +343,19 @@ impl<D: Dialect> Sink<Response<D::Resp>> for Server<D> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        // More is to be answered after the others' turn, and tarpc flushes before it has the first reply of the next.
+        // Replies leave together: each write may wake the client, at the price of two calls. Those that fill a buffer
+        // do not wait.
+        if this.dialect.begun() > 0 || !this.dialect.stream().is_read() {
+            if this.turns.are_others(cx) {
+                this.kept_back = true;
+                return Poll::Pending;
+            }
+            if std::mem::take(&mut this.kept_back) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
         match this.dialect.poll_flush(cx) {
             Poll::Ready(flushed) => {
                 this.unread.reset();
@@ -380,11 +394,6 @@ impl<B> Held<B> {
 impl<B> Queue<B> {
     fn is_empty(&self) -> bool {
         self.order.is_empty()
-    }
-
-    /// What the first of them takes, in bytes.
-    fn first(&self) -> Option<usize> {
-        self.order.first_key_value().map(|(_, held)| held.size())
     }
 
     /// A second request of the same id is dropped, as tarpc does with one in flight.

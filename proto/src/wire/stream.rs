@@ -133,32 +133,53 @@ impl FdStream {
     /// Ready once there are unread bytes or the stream has ended.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.unread.is_empty() && !self.ended {
-            ready!(self.turns.poll(cx));
             ready!(self.socket.poll_read_ready(cx))?;
+            ready!(self.turns.poll(cx));
             self.buffer.resize(READ, 0);
             let FdStream { socket, buffer, attachments, .. } = self;
-            match socket.try_io(Interest::READABLE, || receive(socket.as_fd(), buffer, attachments)) {
-                Ok((0, _)) => self.ended = true,
-                Ok((count, Ok(()))) => self.unread = 0..count,
+            let mut received = None;
+            let tried = socket.try_io(Interest::READABLE, || {
+                match received.insert(receive(socket.as_fd(), buffer, attachments)?) {
+                    // As tokio's own reads do: the next one waits for an event, and need not find the socket empty.
+                    Received { all: true, .. } => Err(io::ErrorKind::WouldBlock.into()),
+                    _ => Ok(()),
+                }
+            });
+            match (received, tried) {
+                (Some(Received { bytes: 0, .. }), _) => self.ended = true,
+                (Some(Received { bytes, welcome: Ok(()), all }), _) => {
+                    self.unread = 0..bytes;
+                    if all {
+                        self.turns.reset();
+                    }
+                }
                 // Nothing of it is read, but `first_byte` can tell the protocol in which to say why.
-                Ok((_, Err(error))) => {
+                (Some(Received { welcome: Err(error), .. }), _) => {
                     self.unread = 0..1;
                     self.refused = Some(error);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.turns.reset(),
-                Err(error) => return Poll::Ready(Err(error)),
+                (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
+                    return Poll::Ready(Err(error));
+                }
+                (None, _) => self.turns.reset(),
             }
         }
         Poll::Ready(Ok(()))
     }
 }
 
-/// How many bytes came, and whether the descriptors that came with them are welcome.
-fn receive(
-    socket: BorrowedFd<'_>,
-    buffer: &mut [u8],
-    attachments: &Attachments,
-) -> io::Result<(usize, io::Result<()>)> {
+/// What one read of a socket has brought.
+struct Received {
+    bytes: usize,
+    /// Whether the descriptors that came with them are.
+    welcome: io::Result<()>,
+    /// Whether nothing was left: the kernel's next event tells of more. Neither a read that was full says so nor one
+    /// that brought descriptors, which ends behind the message they came with.
+    all: bool,
+}
+
+fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], attachments: &Attachments) -> io::Result<Received> {
+    let room = buffer.len();
     let mut space = [MaybeUninit::uninit(); ROOM];
     // What finds no room the kernel drops, without the wait of a close.
     let stalled = are_stalled();
@@ -166,28 +187,34 @@ fn receive(
     let message = retry_on_intr(|| {
         recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC)
     })?;
+    let bytes = message.bytes;
+    let mut all = 0 < bytes && bytes < room;
     let mut received = Vec::new();
     for part in control.drain() {
+        all = false;
         if let RecvAncillaryMessage::ScmRights(rights) = part {
             received.extend(rights.map(Attachment::from));
         }
     }
+    let refused = |reason| {
+        let welcome = Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        Ok(Received { bytes, welcome, all: false })
+    };
     // Some descriptors were lost, so the numbers of all later ones would be wrong. (Padding may have had room for
     // one too many, which is no reason to let it depend on the padding.)
     if message.flags.contains(ReturnFlags::CTRUNC) || received.len() > DESCRIPTORS_PER_MESSAGE {
-        let reason = if stalled {
+        return refused(if stalled {
             format!(
                 "no more attachments can be had until those are closed, {CLOSING} by now, whose file systems do not answer"
             )
         } else {
             format!("more than {DESCRIPTORS_PER_MESSAGE} descriptors in one message, or no room for them")
-        };
-        return Ok((message.bytes, Err(io::Error::new(io::ErrorKind::InvalidData, reason))));
+        });
     }
     if let Some(reason) = received.iter().find_map(|descriptor| unwanted(descriptor.as_fd(), socket)) {
-        return Ok((message.bytes, Err(io::Error::new(io::ErrorKind::InvalidData, reason))));
+        return refused(reason.to_owned());
     }
-    Ok((message.bytes, attachments.add(received)))
+    Ok(Received { bytes, welcome: attachments.add(received), all })
 }
 
 /// Why a descriptor is not kept. The listener of this service could be shut down through a copy of it.

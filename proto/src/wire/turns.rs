@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake};
+use std::time::{Duration, Instant};
 
 use futures::task::AtomicWaker;
 use tokio::task::yield_now;
@@ -12,7 +13,11 @@ use tokio::task::yield_now;
 #[derive(Debug)]
 pub(super) struct Turns {
     most: usize,
+    /// What they may take together.
+    time: Option<Duration>,
     done: usize,
+    /// When the first of them began.
+    began: Instant,
     given: Option<Arc<Given>>,
 }
 
@@ -34,12 +39,17 @@ impl Wake for Given {
 impl Turns {
     /// Of so many in a row.
     pub(super) fn new(most: usize) -> Self {
-        Turns { most, done: 0, given: None }
+        Turns { most, time: None, done: 0, began: Instant::now(), given: None }
+    }
+
+    /// Of fewer, once they have taken so long.
+    pub(super) fn lasting(self, time: Duration) -> Self {
+        Turns { time: Some(time), ..self }
     }
 
     /// To be called before each: ready when it may be done.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.done == self.most {
+        if self.is_over() {
             let begins = self.given.is_none();
             let given = self.given.get_or_insert_default();
             given.task.register(cx.waker());
@@ -53,13 +63,23 @@ impl Turns {
             }
             self.reset();
         }
+        if self.done == 0 && self.time.is_some() {
+            self.began = Instant::now();
+        }
         self.done += 1;
         Poll::Ready(())
     }
 
-    /// What is done now counts for so many more.
-    pub(super) fn spend(&mut self, more: usize) {
-        self.done = self.most.min(self.done.saturating_add(more));
+    fn is_over(&self) -> bool {
+        let late = || self.time.is_some_and(|time| self.done > 0 && self.began.elapsed() >= time);
+        self.given.is_some() || self.done == self.most || late()
+    }
+
+    /// Whether others have their turn now; who asks is woken when it ends.
+    pub(super) fn are_others(&self, cx: &mut Context<'_>) -> bool {
+        let Some(given) = &self.given else { return false };
+        given.task.register(cx.waker());
+        !given.over.load(Ordering::Acquire)
     }
 
     /// There is nothing more to do: others have their turn anyway.

@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::poll;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use task_proto::limits::Limits;
+use task_proto::limits::{Limits, READ};
 use task_proto::wire::{self, FdStream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -186,6 +187,82 @@ fn a_full_socket_neither_loses_nor_doubles_descriptors() {
         for number in 0..40 {
             assert_eq!(number_in(attachments.get(number).unwrap()), number);
         }
+    });
+}
+
+#[test]
+fn what_comes_behind_a_message_with_descriptors_is_read_without_another_event() {
+    local(async {
+        let (mut ours, mut theirs) = streams(16);
+        for (number, part) in [&b"with one, "[..], b"with one more, ", b"with none"].into_iter().enumerate() {
+            if number < 2 {
+                ours.outgoing().push(file(number as u32));
+            }
+            ours.write_all(part).await.unwrap();
+        }
+        // All is there before the first look: the kernel tells of it once, and each read ends behind a message.
+        let mut read = Vec::new();
+        while read.len() < 34 {
+            soon(theirs.read_buf(&mut read)).await.unwrap();
+        }
+        assert_eq!(read, b"with one, with one more, with none");
+        assert_eq!(theirs.attachments().alive(), 2);
+    });
+}
+
+#[test]
+fn what_a_full_read_has_left_is_read_without_another_event() {
+    local(async {
+        let (mut ours, mut theirs) = streams(16);
+        for length in [READ, 2 * READ, 2 * READ + 1] {
+            ours.write_all(&vec![7; length]).await.unwrap();
+            let mut read = vec![0; length];
+            soon(theirs.read_exact(&mut read)).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_socket_that_was_emptied_is_read_again_after_the_next_event_and_not_before() {
+    local(async {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let mut theirs = FdStream::new(theirs, 16);
+        for round in 0..100 {
+            ours.write_u8(round).await.unwrap();
+            assert_eq!(soon(theirs.read_u8()).await.unwrap(), round);
+            // The runtime has yet to hear of these.
+            ours.write_u8(round).await.unwrap();
+            assert!(
+                poll!(Box::pin(theirs.first_byte())).is_pending(),
+                "it looks though nothing tells of more"
+            );
+            ours.write_u8(round).await.unwrap();
+            assert_eq!(soon(theirs.read_u16()).await.unwrap(), u16::from_be_bytes([round; 2]));
+        }
+    });
+}
+
+#[test]
+fn no_byte_of_a_sender_on_another_thread_is_missed_between_a_read_and_the_next_event() {
+    local(async {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let mut theirs = FdStream::new(UnixStream::from_std(theirs).unwrap(), 16);
+        let (told, tells) = std::sync::mpsc::channel();
+        // One is sent as soon as the one before it has been read, and sometimes a little later.
+        let sending = std::thread::spawn(move || {
+            for round in tells {
+                (0..round % 64).for_each(|_| std::hint::spin_loop());
+                (&ours).write_all(&[0; 2][..1 + round % 2]).unwrap();
+            }
+        });
+        for round in 0..20_000 {
+            told.send(round).unwrap();
+            let mut read = [0; 2];
+            soon(theirs.read_exact(&mut read[..1 + round % 2])).await.unwrap();
+        }
+        drop(told);
+        sending.join().unwrap();
     });
 }
 

@@ -3,9 +3,10 @@
 use std::cell::Cell;
 use std::io::Write;
 use std::rc::Rc;
+use std::time::Duration;
 
 use futures::{SinkExt, StreamExt, poll};
-use task_proto::limits::{Limits, READ, STRETCH, STRETCH_READS};
+use task_proto::limits::{Limits, READ, STRETCH, STRETCH_READS, STRETCH_TIME};
 use task_proto::wire::{self, Decoder, FdStream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -120,5 +121,50 @@ fn a_long_message_is_read_with_pauses() {
             }
         }
         assert!(pauses >= sent / READ / STRETCH_READS - 1, "{pauses}");
+    });
+}
+
+#[test]
+fn replies_to_what_came_together_leave_together_though_others_have_their_turns_meanwhile() {
+    local(async {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let (handler, _) = Handler::new();
+        serve(theirs, &Limits::default(), handler.serve());
+        let mut replies = vec![0; 1 << 20];
+        let greeting = ours.read(&mut replies).await.unwrap();
+        assert!(greeting > 0);
+        let day = Duration::from_hours(24);
+        let calls = 3 * STRETCH as u64;
+        let requests: Vec<_> =
+            (0..calls).flat_map(|id| framed(&request(id, day, ProbeRequest::Grow { bytes: 1 }))).collect();
+        ours.write_all(&requests).await.unwrap();
+        let read = soon(ours.read(&mut replies)).await.unwrap();
+        let mut raw = &replies[..read];
+        let mut answered = 0;
+        while let Some((length, rest)) = raw.split_first_chunk() {
+            raw = &rest[u32::from_be_bytes(*length) as usize..];
+            answered += 1;
+        }
+        assert_eq!(answered, calls, "of {calls}, with the first write");
+    });
+}
+
+#[test]
+fn a_slow_message_ends_a_stretch_however_few_came_before_it() {
+    local(async {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let day = Duration::from_hours(24);
+        for id in 0..8 {
+            ours.write_all(&framed(&request(id, day, ProbeRequest::Grow { bytes: 1 }))).await.unwrap();
+        }
+        let mut server = wire::server::<ProbeRequest, ProbeResponse>(
+            FdStream::new(theirs, 0),
+            &Limits::default(),
+            &Decoder::default(),
+        );
+        server.next().await.unwrap().unwrap();
+        std::thread::sleep(2 * STRETCH_TIME);
+        assert!(poll!(server.next()).is_pending(), "others have their turn");
+        soon(server.next()).await.unwrap().unwrap();
     });
 }

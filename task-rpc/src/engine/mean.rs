@@ -290,13 +290,16 @@ fn quotient(negative: bool, digits: &[u32], unit: i32, divisor: u64) -> f64 {
     if divisor == 0 {
         return f64::NAN;
     }
-    let mut quotient = vec![0; digits.len() + BEHIND];
-    let mut remainder: u128 = 0;
+    // Most of the digits are zeros on either side of a few others, and each takes a division.
+    let Some(top) = digits.iter().rposition(|&digit| digit != 0) else { return 0.0 };
+    let zeros = digits.iter().position(|&digit| digit != 0).unwrap_or(0);
+    let (digits, unit) = (&digits[zeros..=top], unit + 32 * zeros as i32);
+    let mut places = [0; DIGITS + BEHIND];
+    let quotient = &mut places[..digits.len() + BEHIND];
+    let mut remainder = 0;
     for (index, place) in quotient.iter_mut().enumerate().rev() {
         let digit = if index < BEHIND { 0 } else { digits[index - BEHIND] };
-        let dividend = remainder << 32 | u128::from(digit);
-        *place = (dividend / u128::from(divisor)) as u32;
-        remainder = dividend % u128::from(divisor);
+        (*place, remainder) = divide(remainder, digit, divisor);
     }
     let unit = unit - 32 * BEHIND as i32;
     let Some(top) = quotient.iter().rposition(|&digit| digit != 0) else { return 0.0 };
@@ -304,14 +307,32 @@ fn quotient(negative: bool, digits: &[u32], unit: i32, divisor: u64) -> f64 {
     // Exponent of the result's last bit: 53 bits, fewer where subnormals begin.
     let last = (unit + highest_bit - FRACTION_BITS as i32).max(UNIT);
     let dropped = (last - unit) as usize;
-    let bit = |at: usize| u64::from(quotient[at / 32] >> (at % 32) & 1);
-    let kept = (dropped..=highest_bit as usize).rev().fold(0, |kept, at| kept << 1 | bit(at));
-    let half = bit(dropped - 1) == 1;
-    let beyond_half = remainder != 0 || (0..dropped - 1).any(|at| bit(at) == 1);
+    // From the last bit that is kept on, which has some digits below it.
+    let place = |at: usize| u128::from(quotient.get(at).copied().unwrap_or(0));
+    let word = dropped / 32;
+    let from_word = place(word) | place(word + 1) << 32 | place(word + 2) << 64;
+    let kept = (from_word >> (dropped % 32)) as u64;
+    let bit = |at: usize| quotient[at / 32] >> (at % 32) & 1 == 1;
+    let half = bit(dropped - 1);
+    let (word, bits) = ((dropped - 1) / 32, (dropped - 1) % 32);
+    let beyond_half = remainder != 0
+        || quotient[word] & ((1 << bits) - 1) != 0
+        || quotient[..word].iter().any(|&place| place != 0);
     let mantissa = kept + u64::from(half && (beyond_half || kept & 1 == 1));
     // The hidden bit, and a carry out of the mantissa, add themselves to the exponent.
     let magnitude = f64::from_bits(mantissa + (((last - UNIT) as u64) << FRACTION_BITS));
     if negative && mantissa != 0 { -magnitude } else { magnitude }
+}
+
+/// One digit of a quotient, and the remainder, which is below the divisor as the one before was. A processor divides 64
+/// bits many times faster than 128, and few have more than 2³² numbers.
+fn divide(remainder: u64, digit: u32, divisor: u64) -> (u32, u64) {
+    if let Ok(high) = u32::try_from(remainder) {
+        let dividend = u64::from(high) << 32 | u64::from(digit);
+        return ((dividend / divisor) as u32, dividend % divisor);
+    }
+    let (dividend, divisor) = (u128::from(remainder) << 32 | u128::from(digit), u128::from(divisor));
+    ((dividend / divisor) as u32, (dividend % divisor) as u64)
 }
 
 #[cfg(test)]
