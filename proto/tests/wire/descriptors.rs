@@ -253,13 +253,13 @@ fn no_byte_of_a_sender_on_another_thread_is_missed_between_a_read_and_the_next_e
         let sending = std::thread::spawn(move || {
             for round in tells {
                 (0..round % 64).for_each(|_| std::hint::spin_loop());
-                (&ours).write_all(&[0; 2][..1 + round % 2]).unwrap();
+                (&ours).write_all(&[0; 2][..=(round % 2)]).unwrap();
             }
         });
         for round in 0..20_000 {
             told.send(round).unwrap();
             let mut read = [0; 2];
-            soon(theirs.read_exact(&mut read[..1 + round % 2])).await.unwrap();
+            soon(theirs.read_exact(&mut read[..=(round % 2)])).await.unwrap();
         }
         drop(told);
         sending.join().unwrap();
