@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn every_step_is_done_once_and_all_states_come_back() {
-        for crew in [self::crew(-1000), Crew::new(3, &|| Ok(()))] {
+        for crew in [crew(-1000), Crew::new(3, &|| Ok(()))] {
             for steps in [0, 1, 2, 1000] {
                 let states = crew.fold(steps, Vec::new, |done, step| {
                     done.push(step);
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_job_computes_on_as_many_threads_as_there_are_processors() {
-        let crew = self::crew(-1001);
+        let crew = crew(-1001);
         // Each waits in its step for the others.
         let (all, seen) = (Barrier::new(cores()), Mutex::new(HashSet::new()));
         let outcome = crew.fold(
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_fault_ends_all_and_is_what_comes_back() {
-        for crew in [self::crew(-1002), Crew::new(2, &|| Ok(()))] {
+        for crew in [crew(-1002), Crew::new(2, &|| Ok(()))] {
             let done = AtomicUsize::new(0);
             let outcome = crew.fold(
                 1_000_000,
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_panic_of_any_thread_is_the_jobs() {
-        let crew = self::crew(-1003);
+        let crew = crew(-1003);
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             crew.fold(100, || (), |(), step| if step == 50 { panic!("on purpose") } else { Ok(()) })
         }));
