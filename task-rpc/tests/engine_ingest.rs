@@ -322,10 +322,20 @@ async fn a_pipe_without_blocking_is_read_to_its_end_and_keeps_its_flag() {
 async fn numbers_beyond_the_memory_limit_are_refused_and_the_memory_comes_back() {
     let budget = Budget::new(Some(1 << 20));
     let ingests = Ingests::new(Engine::new(Simd::best(), budget.clone()), None);
-    let fault = fault(&ingests, query([attached(0)]), file("1\n".repeat(70_000))).await;
+    let faulty = async |text: String| fault(&ingests, query([attached(0)]), file(text)).await;
+    let fault = faulty("1\n".repeat(70_000)).await;
     assert_eq!(fault.kind, FaultKind::TooLarge);
     assert!(fault.message.contains("--memory"), "{fault}");
     assert!(budget.used() < 1000, "the request itself may be kept");
+    // Where there was no more room, in the run of 16 KiB that was read then.
+    let lines: String = (0..400_000).map(|line| (line * 1000).to_string() + "\n").collect();
+    let fault = faulty(lines.clone()).await;
+    assert_eq!((fault.kind, fault.source_index, fault.column), (FaultKind::TooLarge, Some(0), Some(1)));
+    let line = fault.line.unwrap();
+    assert!((60_000..130_000).contains(&line), "{line}");
+    // What is wrong before that is what is said.
+    let fault = faulty(lines.replacen("\n50000000\n", "\nx\n", 1)).await;
+    assert_eq!((fault.kind, fault.line), (FaultKind::NotANumber, Some(50_001)));
 }
 
 #[tokio::test]

@@ -85,6 +85,16 @@ fn sealed(bytes: &[u8]) -> OwnedFd {
     memfd("sealed", bytes, SEALS)
 }
 
+/// Waits until no memfd of this name is mapped: the thread that has read one may have it for a moment after the answer.
+async fn unmapped(name: &str) {
+    let unmapped = async {
+        while mapped(name) > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(HANG, unmapped).await.expect("it stays mapped");
+}
+
 /// How often this process has mapped a memfd of this name.
 fn mapped(name: &str) -> usize {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
@@ -237,7 +247,7 @@ async fn what_is_sealed_is_used_where_it_is_and_costs_no_memory() {
     drop(data);
     assert_eq!(mapped("whole"), 1, "kept for later calls");
     ingests.release(0);
-    assert_eq!(mapped("whole"), 0);
+    unmapped("whole").await;
 }
 
 #[tokio::test]
@@ -496,13 +506,34 @@ async fn an_attachment_is_mapped_once_and_a_connection_maps_so_many_at_once() {
         assert_eq!(mapped("many"), (number as usize + 1).min(MAPPINGS));
     }
     drop(kept);
-    // The thread that has read the last one may have it for a moment longer.
-    let unmapped = async {
-        while mapped("many") > 0 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(HANG, unmapped).await.expect("it stays mapped");
+    unmapped("many").await;
     let again = ingested(&ingests, one(Format::I64), &inputs).await.unwrap();
     assert_eq!((mapped("many"), again.sequence().count()), (1, 3));
+}
+
+#[tokio::test]
+async fn a_median_that_finds_no_memory_does_not_cost_the_mean() {
+    let ingests = Ingests::new(Engine::new(Simd::best(), Budget::new(Some(512 << 10))), None);
+    let values = floats((0..2_000_000_u64).map(|index| (index * 7919 % 1_000_003) as f64 + 0.5));
+    let input = shared(sealed(&values));
+    let data = async |wanted| ingests.data(one(Format::F64), wanted, |_| Some(Arc::clone(&input))).await;
+    let found = data(Statistic::Median).await.unwrap();
+    assert_eq!(found.median().await.unwrap_err().kind, FaultKind::TooLarge);
+    assert!(data(Statistic::Mean).await.unwrap().sequence().mean() > 1.0);
+}
+
+#[tokio::test]
+async fn integers_that_are_used_where_they_are_stay_there_whatever_follows() {
+    let budget = Budget::new(Some(1 << 20));
+    let ingests = Ingests::new(Engine::new(Simd::best(), budget.clone()), None);
+    let values = ints((0..1_000_000_i64).map(|index| index.wrapping_mul(0x1234_5678_9abc_def1)));
+    let input = shared(sealed(&values));
+    let sources = vec![
+        Source::Attached { attached: 0, format: Format::I64 },
+        Source::Numbers([Number::Int(1)].into_iter().collect()),
+    ];
+    let query = query(sources, Missing::Error);
+    let data = ingests.data(query, Statistic::Mean, |_| Some(Arc::clone(&input))).await.unwrap();
+    assert_eq!(data.sequence().count(), 1_000_001);
+    assert!(budget.used() < 100_000, "{}", budget.used());
 }

@@ -15,6 +15,8 @@ use super::team::lock;
 #[derive(Debug, Clone)]
 pub struct Budget {
     shared: Arc<Account>,
+    /// Bytes that the same call has already.
+    beside: u64,
 }
 
 #[derive(Debug)]
@@ -41,7 +43,8 @@ impl Budget {
     /// `/sys/fs/cgroup` then, so make it before a sandbox closes.
     pub fn new(limit: Option<u64>) -> Self {
         let limit = limit.unwrap_or_else(|| ram().min(cgroup_limit(Path::new("/"))) / 2);
-        Budget { shared: Arc::new(Account { limit, used: AtomicU64::new(0), kept: Mutex::default() }) }
+        let account = Account { limit, used: AtomicU64::new(0), kept: Mutex::default() };
+        Budget { shared: Arc::new(account), beside: 0 }
     }
 
     /// For what another limit already bounds.
@@ -68,16 +71,17 @@ impl Budget {
 
     /// An account that holds nothing yet.
     pub fn lease(&self) -> Lease {
-        Lease { shared: Arc::clone(&self.shared), bytes: 0, spare: 0, beside: 0 }
+        Lease { shared: Arc::clone(&self.shared), bytes: 0, spare: 0, beside: self.beside }
+    }
+
+    /// The same budget, for a call that has this lease, too: what it has itself is not held by others.
+    #[must_use]
+    pub fn beside(&self, lease: &Lease) -> Self {
+        Budget { shared: Arc::clone(&self.shared), beside: lease.beside + lease.bytes }
     }
 }
 
 impl Lease {
-    /// The same call needs the other one, too.
-    pub fn stands_beside(&mut self, other: &Lease) {
-        self.beside = other.bytes;
-    }
-
     /// Takes this many bytes more, before they are allocated.
     ///
     /// # Errors
@@ -227,8 +231,7 @@ mod tests {
         let much = told(own.grow(71).unwrap_err());
         assert!(much.contains("give fewer numbers") && !much.contains("ask again"), "{much}");
         // What the call has already is not somebody else's.
-        let mut scratch = budget.lease();
-        scratch.stands_beside(&own);
+        let mut scratch = budget.beside(&own).lease();
         let busy = told(scratch.grow(70).unwrap_err());
         assert!(busy.starts_with("other calls hold 50 of"), "{busy}");
         let much = told(scratch.grow(71).unwrap_err());

@@ -52,9 +52,9 @@ impl<T: Word> Default for Column<T> {
 }
 
 impl<T: Mapped> Column<T> {
-    /// Whether nothing was ever put into it.
-    pub(super) fn is_empty(&self) -> bool {
-        self.blocks.is_empty()
+    /// Whether some of it lies in somebody else's memory.
+    pub(super) fn has_mapped(&self) -> bool {
+        self.blocks.iter().any(|block| matches!(block, Block::Mapped(_)))
     }
 
     /// Takes copies of these.

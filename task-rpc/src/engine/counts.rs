@@ -5,8 +5,6 @@ use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use task_proto::limits::MODES_LISTED;
-
 /// How many integers have a counter. The tables of one thread fit its L2 cache, and of those only what is used is there.
 const WIDTH: usize = 1 << 16;
 /// By turns, so that one of equal neighbours need not wait for the store of the other.
@@ -15,8 +13,8 @@ const TABLES: usize = 4;
 const UNSPILLED: u64 = u32::MAX as u64;
 /// Bytes of the counters of a thread.
 pub(super) const BYTES: u64 = (TABLES * (WIDTH + 1) * size_of::<u32>() + WIDTH * size_of::<u64>()) as u64;
-/// Numbers of a run of which one may lie outside: with more of them it is better to keep all.
-const OUTSIDE: usize = 64;
+/// Of so many numbers one may lie outside: with more of them it is better to keep all.
+const OUTSIDE: u64 = 64;
 
 /// The integers that all threads of a job count.
 #[derive(Debug, Default)]
@@ -65,21 +63,18 @@ pub(super) struct Counts {
     totals: Vec<u64>,
     unspilled: u64,
     counted: u64,
+    outside: u64,
 }
 
 impl Counts {
     /// None yet, of the integers from this one on.
     pub(super) fn new(base: i64) -> Self {
         let (tables, totals) = (vec![0; TABLES * (WIDTH + 1)], vec![0; WIDTH]);
-        Counts { base, tables, totals, unspilled: 0, counted: 0 }
+        Counts { base, tables, totals, unspilled: 0, counted: 0, outside: 0 }
     }
 
-    /// How many were counted.
-    pub(super) fn counted(&self) -> u64 {
-        self.counted
-    }
-
-    /// Counts a run of at most 2³² integers, and hands over those that lie outside. False if these are many.
+    /// Counts a run of at most 2³² integers, and hands over those that lie outside. False if by now these are
+    /// many.
     pub(super) fn take(&mut self, ints: &[i64], mut outside: impl FnMut(i64)) -> bool {
         if self.unspilled + ints.len() as u64 > UNSPILLED {
             self.spill();
@@ -106,7 +101,8 @@ impl Counts {
             ints.iter().filter(|&&int| at(int) == WIDTH).for_each(|&int| outside(int));
         }
         self.counted += (ints.len() - beyond) as u64;
-        beyond <= ints.len() / OUTSIDE
+        self.outside += beyond as u64;
+        self.outside <= self.counted / OUTSIDE
     }
 
     /// Adds what another thread has counted, in the same window.
@@ -148,37 +144,18 @@ impl Counted {
         each.map(|(above, &times)| (self.base + above as i64, times))
     }
 
+    /// How many they are.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// How many distinct ones.
+    pub(super) fn distinct(&self) -> u64 {
+        self.totals.iter().filter(|&&times| times > 0).count() as u64
+    }
+
     pub(super) fn sum(&self) -> i128 {
         self.iter().map(|(int, times)| i128::from(int) * i128::from(times)).sum()
-    }
-
-    /// The two middle ones.
-    pub(super) fn middle(&self) -> (i64, i64) {
-        let (mut low, mut before) = (None, 0);
-        for (int, times) in self.iter() {
-            before += times;
-            if low.is_none() && before > (self.count - 1) / 2 {
-                low = Some(int);
-            }
-            if let Some(low) = low
-                && before > self.count / 2
-            {
-                return (low, int);
-            }
-        }
-        (0, 0)
-    }
-
-    /// The most frequent ones, of which so many are listed; how often they occur; how many they are, 0 when two or more
-    /// distinct ones all occur equally often.
-    pub(super) fn modes(&self) -> (Vec<i64>, u64, u64) {
-        let frequency = self.totals.iter().copied().max().unwrap_or_default();
-        let modes = || self.iter().filter(|&(_, times)| times == frequency).map(|(int, _)| int);
-        let total = modes().count() as u64;
-        if total > 1 && total * frequency == self.count {
-            return (Vec::new(), frequency, 0);
-        }
-        (modes().take(MODES_LISTED).collect(), frequency, total)
     }
 }
 
@@ -246,23 +223,5 @@ mod tests {
         other.take(&[7, 8], |_| {});
         one.add(&mut other);
         assert_eq!(one.finish().iter().collect::<Vec<_>>(), [(7, 201), (8, 1)]);
-    }
-
-    #[test]
-    fn median_and_mode_are_those_of_the_numbers() {
-        for ints in [&[3, 1, 3, 1, 2][..], &[5, 4, 3], &[7, 7], &[1, 2], &[1, 1, 2, 9], &[4]] {
-            let (counted, _) = counted(0, ints);
-            let mut sorted = ints.to_vec();
-            sorted.sort_unstable();
-            let middle = (sorted[(ints.len() - 1) / 2], sorted[ints.len() / 2]);
-            assert_eq!(
-                (counted.middle(), counted.sum()),
-                (middle, ints.iter().map(|&int| i128::from(int)).sum())
-            );
-        }
-        let modes = |ints: &[i64]| counted(0, ints).0.modes();
-        assert_eq!(modes(&[3, 1, 3, 1, 2]), (vec![1, 3], 2, 2));
-        assert_eq!(modes(&[5, 4, 3]), (vec![], 1, 0));
-        assert_eq!(modes(&[7, 7]), (vec![7], 2, 1));
     }
 }

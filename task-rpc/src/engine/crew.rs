@@ -40,6 +40,15 @@ impl<'a> Crew<'a> {
         self.threads
     }
 
+    /// # Errors
+    /// When nobody waits for the result any more.
+    pub(super) fn checkpoint(&self) -> Result<(), Fault> {
+        match &self.at {
+            At::Job(hand) => lock(hand).team().checkpoint(),
+            At::Checkpoint(checkpoint) => checkpoint(),
+        }
+    }
+
     /// Runs `step` once for each of `0..steps`, on as many threads as there are, each with a state of its own, and looks
     /// at the cancellation before each. In no order; all states come back (at least one). A step takes some hundred
     /// microseconds, so that a cancellation is seen soon, and is worth its dispatch (some 20 ns). Steps do not fold.
@@ -114,19 +123,32 @@ pub(super) fn beside<S: Send>(
             let run = move || {
                 let _place = place;
                 let mut state = state();
-                work(&mut state, &mut Hand::new(team)).map(|()| state)
+                work(&mut state, &mut *Unwinding(&mut Hand::new(team)).0).map(|()| state)
             };
             thread::Builder::new().name("compute".to_owned()).spawn_scoped(scope, run).ok()
         };
         let places = std::iter::from_fn(|| Place::try_take(team.process())).take(most);
         let others: Vec<_> = places.map_while(start).collect();
-        let own = work(first, hand);
+        let own = work(first, &mut *Unwinding(hand).0);
         let done = others.iter().all(thread::ScopedJoinHandle::is_finished);
         let join = || others.into_iter().map(joined).collect::<Result<Vec<_>, _>>();
         // One of them may wait for the processor of this one.
         let others = if done { join() } else { hand.waiting(join) };
         own.and(others)
     })
+}
+
+/// A thread whose panic ends the work of all: they would go on to the end of an input, which may have none, and wait for
+/// its processor.
+struct Unwinding<'a>(&'a mut Hand);
+
+impl Drop for Unwinding<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.team().cancel();
+            self.0.pause();
+        }
+    }
 }
 
 /// What came of a thread. A panic goes on here: the job that it worked for is over.
@@ -138,6 +160,7 @@ fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
 mod tests {
     use std::collections::HashSet;
     use std::sync::Barrier;
+    use std::time::{Duration, Instant};
 
     use task_proto::fault::FaultKind;
 
@@ -226,5 +249,34 @@ mod tests {
             crew.fold(100, || (), |(), step| if step == 50 { panic!("on purpose") } else { Ok(()) })
         }));
         assert!(outcome.is_err());
+    }
+
+    #[test]
+    fn a_panic_of_one_thread_ends_what_others_would_go_on_with() {
+        for of_first in [true, false] {
+            let team = Arc::new(Team::default());
+            team.work_for(if of_first { -1004 } else { -1005 });
+            let (both, began) = (Barrier::new(2), Instant::now());
+            let mut hand = Hand::new(&team);
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let first = thread::current().id();
+                beside(
+                    &mut hand,
+                    1,
+                    &mut (),
+                    || (),
+                    |(), hand| {
+                        both.wait();
+                        assert_ne!((thread::current().id() == first), of_first, "on purpose");
+                        // As at an input without an end.
+                        while hand.team().checkpoint().is_ok() && began.elapsed() < Duration::from_secs(20) {
+                            hand.waiting(thread::yield_now);
+                        }
+                        Ok(())
+                    },
+                )
+            }));
+            assert!(outcome.is_err() && began.elapsed() < Duration::from_secs(20));
+        }
     }
 }

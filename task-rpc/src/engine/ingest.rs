@@ -138,8 +138,8 @@ impl Ingests {
     fn compute(&self, query: Arc<Counted>, job: Work<Data>) {
         let engine = self.engine.clone();
         self.engine.compute(job, move |hand| {
-            let mut collector = Collector::new(engine.simd, &engine.budget, query.query.missing);
-            collector.stands_beside(&query.lease);
+            let budget = engine.budget.beside(&query.lease);
+            let mut collector = Collector::new(engine.simd, &budget, query.query.missing);
             let checkpoint = || hand.team().checkpoint();
             intake::inline(&mut collector, &query.query, checkpoint)?;
             let sequence = collector.finish(&checkpoint)?;
@@ -175,8 +175,8 @@ impl Ingests {
     ) {
         let (engine, reading) = (self.engine.clone(), Arc::clone(&self.reading));
         self.engine.read(job, move |hand| {
-            let mut intake = Intake::new(&engine, &reading, &query.query, hand);
-            intake.stands_beside(&query.lease);
+            let budget = engine.budget.beside(&query.lease);
+            let intake = Intake::new(&engine, budget, &reading, &query.query, hand);
             let sequence = intake.take(&descriptors, &median)?;
             drop(query);
             Ok(Data::new(sequence, engine))

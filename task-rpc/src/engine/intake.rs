@@ -26,7 +26,7 @@ use super::raw::{self, First, Values};
 use super::sequence::missing;
 use super::team::{Hand, lock};
 use super::text::{self, Joined, Parser, Summary};
-use super::{Collector, Engine, Lease, Sequence, no_attachment};
+use super::{Budget, Collector, Engine, Lease, Sequence, no_attachment};
 
 /// Bytes of an input that one thread works on before others are worth their start.
 const ALONE: u64 = 1024 * 1024;
@@ -49,6 +49,7 @@ impl Reading {
 /// A job that reads what its query names.
 pub(super) struct Intake<'a> {
     engine: &'a Engine,
+    budget: Budget,
     reading: &'a Reading,
     query: &'a Query,
     collector: Collector,
@@ -56,14 +57,16 @@ pub(super) struct Intake<'a> {
 }
 
 impl<'a> Intake<'a> {
-    pub(super) fn new(engine: &'a Engine, reading: &'a Reading, query: &'a Query, hand: Hand) -> Self {
-        let collector = Collector::new(engine.simd, &engine.budget, query.missing);
-        Intake { engine, reading, query, collector, hand }
-    }
-
-    /// The call that it is for has this memory, too.
-    pub(super) fn stands_beside(&mut self, lease: &Lease) {
-        self.collector.stands_beside(lease);
+    /// Numbers and scratch memory come from this budget.
+    pub(super) fn new(
+        engine: &'a Engine,
+        budget: Budget,
+        reading: &'a Reading,
+        query: &'a Query,
+        hand: Hand,
+    ) -> Self {
+        let collector = Collector::new(engine.simd, &budget, query.missing);
+        Intake { engine, budget, reading, query, collector, hand }
     }
 
     /// Takes all sources, of which these are the descriptors. `median` says whether a call waits for the median.
@@ -90,9 +93,13 @@ impl<'a> Intake<'a> {
                 }
             }
             .map_err(|fault| fault.in_source(index as u32))?;
+            self.collector.settle();
         }
         let team = self.hand.team();
-        self.collector.finish(&|| team.checkpoint())
+        let outcome = self.collector.finish(&|| team.checkpoint());
+        // That it is empty is said of all sources.
+        let is_of_one = |fault: &Fault| sources.len() == 1 && fault.kind == FaultKind::TooLarge;
+        outcome.map_err(|fault| if is_of_one(&fault) { fault.in_source(0) } else { fault })
     }
 
     fn attached(
@@ -121,7 +128,7 @@ impl<'a> Intake<'a> {
         let claim = || self.reading.claim(descriptor, kind);
         let feed = Feed::new(descriptor, kind, self.reading.idle, text::cut, claim);
         let joiner = Joiner::default();
-        together(&mut self.collector, kind, &mut self.hand, |collector, hand, until| {
+        let outcome = together(&mut self.collector, kind, &mut self.hand, |collector, hand, until| {
             let (mut room, mut ints, mut floats) = (Room::default(), Vec::new(), Vec::new());
             while let Some(chunk) = feed.next(hand, &mut room)? {
                 hand.team().checkpoint()?;
@@ -132,8 +139,9 @@ impl<'a> Intake<'a> {
                 let mark = if is_first && chunk.bytes.starts_with(BOM) { BOM.len() } else { 0 };
                 let mut parser = Parser::new(collector.simd(), &chunk.bytes[mark..]);
                 while parser.next_run(&mut ints, &mut floats) {
-                    let taken = collector.ints(&ints).and_then(|()| collector.floats(&floats));
-                    taken.inspect_err(|_| feed.stop(hand.team()))?;
+                    if let Err(fault) = collector.ints(&ints).and_then(|()| collector.floats(&floats)) {
+                        parser.refuse_run(fault);
+                    }
                     ints.clear();
                     floats.clear();
                 }
@@ -145,7 +153,8 @@ impl<'a> Intake<'a> {
                 }
             }
             Ok(false)
-        })?;
+        });
+        // What is wrong with the text comes before whatever ended its reading.
         let text = joiner.finish();
         if let Some(Place { line, column }) = text.first_missing() {
             self.collector.skip(text.missing()).map_err(|fault| fault.at(line, column))?;
@@ -153,6 +162,7 @@ impl<'a> Intake<'a> {
         if let Some(fault) = text.fault() {
             return Err(fault.clone());
         }
+        outcome?;
         if let Some(Place { line, column }) = text.first_huge() {
             self.collector.huge(format_args!("line {line}, column {column}"), source);
         }
@@ -171,14 +181,13 @@ impl<'a> Intake<'a> {
             if let Some(view) = self.view(descriptor, element, offset) {
                 return self.look(view, element, median);
             }
-            let values = size.saturating_sub(offset) / element.width() as u64;
-            self.collector.reserve(values * size_of::<f64>() as u64)?;
+            self.reserve(element, size.saturating_sub(offset) / element.width() as u64)?;
         }
         let claim = || self.reading.claim(descriptor, kind);
         let whole = |bytes: &[u8]| bytes.len() - bytes.len() % element.width();
         let feed = Feed::new(descriptor, kind, self.reading.idle, whole, claim);
         let (missing, huge, cut) = (First::default(), First::default(), OnceLock::new());
-        together(&mut self.collector, kind, &mut self.hand, |collector, hand, until| {
+        let outcome = together(&mut self.collector, kind, &mut self.hand, |collector, hand, until| {
             let (mut room, mut values) = (Room::default(), Values::default());
             while let Some(chunk) = feed.next(hand, &mut room)? {
                 hand.team().checkpoint()?;
@@ -197,8 +206,8 @@ impl<'a> Intake<'a> {
                 }
             }
             Ok(false)
-        })?;
-        self.none_missing(&missing)?;
+        });
+        self.none_missing(&missing, outcome)?;
         match cut.into_inner() {
             Some((before, bytes)) => Err(raw::cut_off(element, before, bytes)),
             None => shrunk(feed.lacks()),
@@ -223,7 +232,7 @@ impl<'a> Intake<'a> {
             if let Some(view) = self.view(descriptor, of_file.element, offset) {
                 return self.look(view, of_file.element, median);
             }
-            self.collector.reserve(of_file.values * size_of::<f64>() as u64)?;
+            self.reserve(of_file.element, of_file.values)?;
             kind = Kind::File { offset, size };
             let _ = header.set(Ok(of_file));
         }
@@ -248,7 +257,7 @@ impl<'a> Intake<'a> {
         };
         let feed = Feed::new(descriptor, kind, self.reading.idle, whole, claim);
         let (missing, huge, total) = (First::default(), First::default(), AtomicU64::new(0));
-        together(&mut self.collector, kind, &mut self.hand, |collector, hand, until| {
+        let outcome = together(&mut self.collector, kind, &mut self.hand, |collector, hand, until| {
             let (mut room, mut values) = (Room::default(), Values::default());
             while let Some(chunk) = feed.next(hand, &mut room)? {
                 hand.team().checkpoint()?;
@@ -278,10 +287,10 @@ impl<'a> Intake<'a> {
                 }
             }
             Ok(false)
-        })?;
+        });
         let lacks = feed.lacks();
         drop(feed);
-        self.none_missing(&missing)?;
+        self.none_missing(&missing, outcome)?;
         let header = header.into_inner().unwrap_or_else(|| Err(Header::cut_off(&[])))?;
         if total.load(Relaxed) > header.bytes() {
             return Err(header.exceeded());
@@ -295,6 +304,14 @@ impl<'a> Intake<'a> {
         shrunk(lacks)
     }
 
+    /// Takes the memory for so many values before any of them is read. Short integers take none: they are counted.
+    fn reserve(&mut self, element: Element, values: u64) -> Result<(), Fault> {
+        match element {
+            Element::Ints(_) if element.width() <= 2 => Ok(()),
+            _ => self.collector.reserve(values * size_of::<f64>() as u64),
+        }
+    }
+
     /// The values from this offset on, if they can be used where they are.
     fn view(&mut self, descriptor: &Arc<Attachment>, element: Element, offset: u64) -> Option<View> {
         // To look at all pages takes some 35 µs for each MiB.
@@ -303,24 +320,30 @@ impl<'a> Intake<'a> {
     }
 
     /// # Errors
-    /// `MissingValue` at the first place, if values may not be missing.
-    fn none_missing(&self, first: &First) -> Result<(), Fault> {
+    /// What ended the reading; `MissingValue` at the first place, if that comes before and values may not be missing.
+    fn none_missing(&self, first: &First, outcome: Result<(), Fault>) -> Result<(), Fault> {
+        let ended_before = |position| {
+            let end = outcome.as_ref().err().and_then(|fault| fault.column);
+            end.is_some_and(|end| end < position)
+        };
         match first.get() {
-            Some(position) if self.collector.policy() == Missing::Error => Err(raw::at(missing(), position)),
-            _ => Ok(()),
+            Some(position) if self.collector.policy() == Missing::Error && !ended_before(position) => {
+                Err(raw::at(missing(), position))
+            }
+            _ => outcome,
         }
     }
 
     /// Looks at all values, and leaves them where they are.
     fn look(&mut self, view: View, element: Element, median: Option<&AtomicBool>) -> Result<(), Fault> {
-        let (engine, collector) = (self.engine, &mut self.collector);
+        let (engine, budget, collector) = (self.engine, &self.budget, &mut self.collector);
         let team = Arc::clone(self.hand.team());
         self.hand.waiting(|| {
             let crew = Crew::of(Hand::new(&team));
             match element {
                 Element::Ints(_) => look_at_ints(collector, view, &crew),
                 Element::Floats(_) if median.is_some_and(|median| median.load(Relaxed)) => {
-                    find_middle(collector, view, engine, &crew)
+                    find_middle(collector, view, engine, budget.lease(), &crew)
                 }
                 Element::Floats(_) => look_at_floats(collector, view, &crew),
             }
@@ -384,7 +407,7 @@ fn look_at_floats(collector: &mut Collector, view: View, crew: &Crew<'_>) -> Res
     )?;
     let missing: u64 = looked.iter().map(Collector::missing).sum();
     if missing > 0 && collector.policy() == Missing::Error {
-        return Err(missing_at(&view));
+        return Err(missing_at(&blocks, crew));
     }
     for other in looked {
         collector.absorb(other);
@@ -395,12 +418,23 @@ fn look_at_floats(collector: &mut Collector, view: View, crew: &Crew<'_>) -> Res
 
 /// Finds the middle of the numbers in the same pass: their sum and the bracket of their median cost less together, while a
 /// block is in the cache.
-fn find_middle(collector: &mut Collector, view: View, engine: &Engine, crew: &Crew<'_>) -> Result<(), Fault> {
+fn find_middle(
+    collector: &mut Collector,
+    view: View,
+    engine: &Engine,
+    mut lease: Lease,
+    crew: &Crew<'_>,
+) -> Result<(), Fault> {
     let blocks: Vec<_> = view.floats().chunks(BLOCK).collect();
-    let mut lease = engine.budget.lease();
-    let (sum, missing, middle) = sum_and_middle(engine.simd, crew, &blocks, &mut lease, engine.seed)?;
+    let found = sum_and_middle(engine.simd, crew, &blocks, &mut lease, engine.seed);
+    drop(lease);
+    let (sum, missing, middle) = match found {
+        // For the sum alone there is room: only who asks for the median is to hear of it.
+        Err(fault) if fault.kind == FaultKind::TooLarge => return look_at_floats(collector, view, crew),
+        found => found?,
+    };
     if missing > 0 && collector.policy() == Missing::Error {
-        return Err(missing_at(&view));
+        return Err(missing_at(&blocks, crew));
     }
     collector.summed(&sum, view.floats().len() as u64 - missing, missing);
     collector.mapped_floats(view);
@@ -409,9 +443,19 @@ fn find_middle(collector: &mut Collector, view: View, engine: &Engine, crew: &Cr
 }
 
 /// The fault of the first value that is missing.
-fn missing_at(view: &View) -> Fault {
-    let first = view.floats().iter().position(|float| float.is_nan()).unwrap_or_default();
-    raw::at(missing(), first as u64 + 1)
+fn missing_at(blocks: &[&[f64]], crew: &Crew<'_>) -> Fault {
+    let mut before = 0;
+    for block in blocks {
+        if let Err(fault) = crew.checkpoint() {
+            return fault;
+        }
+        if let Some(first) = block.iter().position(|float| float.is_nan()) {
+            before += first;
+            break;
+        }
+        before += block.len();
+    }
+    raw::at(missing(), before as u64 + 1)
 }
 
 impl Reading {

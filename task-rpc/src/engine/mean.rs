@@ -80,6 +80,14 @@ impl Sum {
         nan
     }
 
+    /// Adds an integer below 2¹²⁶, in any order with all else.
+    pub fn add_int(&mut self, int: i128) {
+        let magnitude = int.unsigned_abs();
+        add_scaled(&mut self.digits, int < 0, 0, magnitude & u128::from(u64::MAX));
+        add_scaled(&mut self.digits, int < 0, u64::BITS as i32, magnitude >> u64::BITS);
+        self.carry();
+    }
+
     /// Adds what another one has.
     pub fn merge(&mut self, other: &Sum) {
         for (digit, more) in self.digits.iter_mut().zip(other.digits) {

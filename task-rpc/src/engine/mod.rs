@@ -30,6 +30,7 @@ mod sequence;
 mod shared;
 mod simd;
 mod slab;
+mod tallied;
 mod team;
 pub mod text;
 mod value;
@@ -54,6 +55,7 @@ use sequence::Values;
 pub use sequence::{Collector, Sequence};
 use shared::{Shared, Work};
 pub use simd::{Level, Simd};
+use tallied::Tallied;
 use team::Hand;
 pub use value::Value;
 
@@ -213,17 +215,14 @@ impl Data {
                 let (low, high) = self.middle(crew, &floats.slices().collect::<Vec<_>>())?;
                 Ok(Median::of(count, low, high, Number::Float))
             }
-            Values::Counted(counted) => {
-                let (low, high) = counted.middle();
-                Ok(Median::of(count, low, high, Number::Int))
-            }
+            Values::TalliedInts(ints) => Median::of_tallied(count, ints, Number::Int),
+            Values::TalliedFloats(floats) => Median::of_tallied(count, floats, Number::Float),
         }
     }
 
     fn middle<V: Value>(&self, crew: &Crew<'_>, blocks: &[&[V]]) -> Result<(V, V), Fault> {
         let Engine { simd, seed, budget, .. } = &self.engine;
-        let mut lease = budget.lease();
-        self.sequence.stand_beside(&mut lease);
+        let mut lease = self.sequence.beside(budget).lease();
         middle(*simd, crew, blocks, self.sequence.count(), &mut lease, *seed)
     }
 
@@ -233,10 +232,8 @@ impl Data {
             Values::Floats(floats) => {
                 self.modes_of(crew, &floats.slices().collect::<Vec<_>>(), Number::Float)
             }
-            Values::Counted(counted) => {
-                let (values, frequency, total) = counted.modes();
-                Ok(Modes { values: values.into_iter().map(Number::Int).collect(), frequency, total })
-            }
+            Values::TalliedInts(ints) => Ok(ints.modes().map(Number::Int)),
+            Values::TalliedFloats(floats) => Ok(floats.modes().map(Number::Float)),
         }
     }
 
@@ -247,9 +244,8 @@ impl Data {
         number: fn(V) -> Number,
     ) -> Result<Modes<Number>, Fault> {
         let Engine { simd, seed, budget, .. } = &self.engine;
-        let Modes { values, frequency, total } =
-            modes(*simd, crew, blocks, self.sequence.count(), budget, *seed)?;
-        Ok(Modes { values: values.into_iter().map(number).collect(), frequency, total })
+        let budget = self.sequence.beside(budget);
+        Ok(modes(*simd, crew, blocks, self.sequence.count(), &budget, *seed)?.map(number))
     }
 }
 
@@ -257,6 +253,15 @@ impl Median {
     fn of<V: Value>(count: u64, low: V, high: V, number: fn(V) -> Number) -> Self {
         let value = if count % 2 == 1 { number(low) } else { Number::Float(V::midpoint(low, high)) };
         Median { value, low: number(low), high: number(high) }
+    }
+
+    fn of_tallied<V: Value>(
+        count: u64,
+        tallied: &Tallied<V>,
+        number: fn(V) -> Number,
+    ) -> Result<Self, Fault> {
+        let middle = tallied.middle().map(|(low, high)| Median::of(count, low, high, number));
+        middle.ok_or_else(|| Fault::new(FaultKind::Internal, "there are fewer numbers than counted"))
     }
 }
 

@@ -24,6 +24,7 @@ use crate::engine::kernels::codes::Mix;
 use crate::engine::simd::Simd;
 use crate::engine::value::Value;
 use task_proto::fault::Fault;
+use task_proto::limits::MODES_LISTED;
 
 use sample::Sample;
 use survey::Dictionary;
@@ -33,7 +34,7 @@ use tally::Tally;
 /// come. Twice as many took up to 1.5 times as long.
 const CHUNK: usize = 512;
 /// How many modes are listed.
-const LISTED: usize = 1000;
+pub(super) const LISTED: usize = MODES_LISTED;
 
 /// The values that occur most often.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +45,14 @@ pub struct Modes<V> {
     pub frequency: u64,
     /// How many there are; 0 when two or more distinct values all occur equally often.
     pub total: u64,
+}
+
+impl<V> Modes<V> {
+    /// The same, with values of another kind.
+    pub(super) fn map<W>(self, value: impl FnMut(V) -> W) -> Modes<W> {
+        let Modes { values, frequency, total } = self;
+        Modes { values: values.into_iter().map(value).collect(), frequency, total }
+    }
 }
 
 /// The values that occur most often among `count` numbers in these blocks, where NaN is none and −0 is 0. The

@@ -44,7 +44,7 @@ impl Values {
     /// integer beyond 64 bits, and so a float.
     ///
     /// # Errors
-    /// `TooLarge`.
+    /// `TooLarge`, at the position from which on there was no room.
     pub(super) fn take(
         &mut self,
         element: Element,
@@ -71,9 +71,10 @@ impl Values {
                     }
                 },
             };
+            let there = |fault| at(fault, before + 1);
             if !is_float {
-                collector.ints(ints)?;
-            } else if collector.floats(floats)? > 0 {
+                collector.ints(ints).map_err(there)?;
+            } else if collector.floats(floats).map_err(there)? > 0 {
                 let first = floats.iter().position(|float| float.is_nan()).unwrap_or_default();
                 missing.found(before + first as u64 + 1);
             }

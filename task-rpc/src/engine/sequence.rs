@@ -5,6 +5,7 @@
 //! their way through the cache, so that the mean costs no pass of its own.
 
 use std::fmt;
+use std::mem;
 use std::sync::{Arc, Mutex};
 
 use task_proto::fault::{Fault, FaultKind};
@@ -16,11 +17,17 @@ use super::counts::{self, Counted, Counts, Window};
 use super::map::View;
 use super::mean::{Sum, mean_of_ints, sum_ints};
 use super::simd::Simd;
+use super::tallied::{self, Tallied};
 use super::team::lock;
+use super::value::Value;
 use super::{Budget, Checkpoint, Lease};
 
 /// Integers after which it is worth a look whether they are small: what they take until then is nothing to save.
 const COUNTED_FROM: u64 = 64 * 1024;
+/// So many numbers beside those that were counted are always few.
+const FEW_BESIDE: u64 = 64 * 1024;
+/// More of them are never few: a thread sorts these in some 50 ms.
+const MOST_BESIDE: u64 = 1024 * 1024;
 /// Numbers converted at once: they stay in the nearest cache.
 const CONVERTED: usize = 4096;
 
@@ -43,7 +50,8 @@ pub(super) enum Values {
     Ints(Column<i64>),
     /// NaN among them are missing values, and −0 is 0.
     Floats(Column<f64>),
-    Counted(Counted),
+    TalliedInts(Tallied<i64>),
+    TalliedFloats(Tallied<f64>),
 }
 
 impl Sequence {
@@ -59,7 +67,7 @@ impl Sequence {
 
     /// Whether every value is taken as its nearest `f64`.
     pub fn is_float(&self) -> bool {
-        matches!(self.values, Values::Floats(_))
+        matches!(self.values, Values::Floats(_) | Values::TalliedFloats(_))
     }
 
     /// The `f64` nearest to the exact rational mean, ties to even. With infinities: infinite, or NaN for both.
@@ -72,9 +80,9 @@ impl Sequence {
         &self.warnings
     }
 
-    /// Tells a lease of its memory, see [`Lease::stands_beside`].
-    pub(super) fn stand_beside(&self, lease: &mut Lease) {
-        lease.stands_beside(&lock(&self.lease));
+    /// The budget, for a call that has this sequence.
+    pub(super) fn beside(&self, budget: &Budget) -> Budget {
+        budget.beside(&lock(&self.lease))
     }
 }
 
@@ -136,7 +144,10 @@ impl Collector {
         self.ints.append(&mut other.ints);
         self.floats.append(&mut other.floats);
         match (&mut self.counts, &mut other.counts) {
-            (Some(counts), Some(more)) => counts.add(more),
+            (Some(counts), Some(more)) => {
+                counts.add(more);
+                lock(&self.lease).give_back(counts::BYTES);
+            }
             (counts @ None, more) => *counts = more.take(),
             (Some(_), None) => {}
         }
@@ -156,17 +167,17 @@ impl Collector {
         self.policy
     }
 
-    /// The call that it is for has this memory, too.
-    pub(super) fn stands_beside(&mut self, lease: &Lease) {
-        lock(&self.lease).stands_beside(lease);
-    }
-
     /// Takes memory for numbers of so many bytes in advance, before any of them is read.
     ///
     /// # Errors
     /// `TooLarge`.
     pub(super) fn reserve(&mut self, bytes: u64) -> Result<(), Fault> {
         lock(&self.lease).reserve(bytes)
+    }
+
+    /// Gives back what was taken in advance and not needed.
+    pub(super) fn settle(&mut self) {
+        lock(&self.lease).settle();
     }
 
     /// Warns, once, that integers beyond 64 bits were read as floats: the first is here, in this source of several
@@ -185,7 +196,9 @@ impl Collector {
     /// # Errors
     /// `TooLarge`.
     pub(super) fn ints(&mut self, ints: &[i64]) -> Result<(), Fault> {
-        if self.counts.is_none() && self.int_count + ints.len() as u64 > COUNTED_FROM {
+        // What stays where it is costs no memory, and is not worth a pass.
+        let may_count = self.counts.is_none() && !self.ints.has_mapped();
+        if may_count && self.int_count + ints.len() as u64 > COUNTED_FROM {
             self.begin_counting(ints)?;
         }
         self.int_count += ints.len() as u64;
@@ -312,7 +325,6 @@ impl Collector {
     /// # Errors
     /// `EmptyInput`, if there is nothing in it; the checkpoint's.
     pub fn finish(mut self, checkpoint: Checkpoint<'_>) -> Result<Sequence, Fault> {
-        lock(&self.lease).settle();
         let count = self.int_count + self.float_count;
         match (count, self.missing) {
             (0, 0) => return Err(Fault::new(FaultKind::EmptyInput, "there are no numbers in the input")),
@@ -324,31 +336,64 @@ impl Collector {
             }
             _ => {}
         }
-        let counted = self.counts.take().filter(|counts| counts.counted() > 0).map(Counts::finish);
-        // Floats that are all missing make no sequence float.
-        let (values, mean) = if self.float_count > 0 {
-            if let Some(counted) = counted {
-                self.recount(&counted, checkpoint)?;
+        let counted = self.counts.take().map(Counts::finish);
+        let (values, mean) = match counted {
+            Some(counted) if is_tallied(&counted, count) => self.tally(&counted, count)?,
+            counted => {
+                if let Some(counted) = counted {
+                    self.recount(&counted, checkpoint)?;
+                }
+                if self.float_count > 0 {
+                    self.convert(checkpoint)?;
+                    (Values::Floats(mem::take(&mut self.floats)), self.float_sum.mean(count))
+                } else {
+                    (Values::Ints(mem::take(&mut self.ints)), mean_of_ints(self.int_sum, count))
+                }
             }
-            self.convert(checkpoint)?;
-            (Values::Floats(self.floats), self.float_sum.mean(count))
-        } else if let Some(counted) = counted {
-            let mean = mean_of_ints(self.int_sum + counted.sum(), count);
-            if self.ints.is_empty() {
-                (Values::Counted(counted), mean)
-            } else {
-                self.recount(&counted, checkpoint)?;
-                (Values::Ints(self.ints), mean)
-            }
-        } else {
-            (Values::Ints(self.ints), mean_of_ints(self.int_sum, count))
         };
         let Collector { middle, missing, warnings, lease, .. } = self;
         Ok(Sequence { values, middle, count, missing, mean, warnings, lease })
     }
 
+    /// Takes each number as how often it occurs, and finds the mean.
+    fn tally(&mut self, counted: &Counted, count: u64) -> Result<(Values, f64), Fault> {
+        let others = count - counted.count();
+        let Collector { lease, ints, floats, float_sum, .. } = self;
+        let is_float = self.float_count > 0;
+        let bytes = tallied::bytes(counted.distinct() + others);
+        lock(lease).grow(bytes)?;
+        let mut keys = Vec::with_capacity(others as usize);
+        // Of integers among floats each is taken as its nearest float, which is an integer as well.
+        let nearest = |int: i64| int as f64 as i128;
+        ints.drain(lease, |ints| {
+            for &int in ints {
+                keys.push(if is_float { (int as f64).key() } else { int });
+                float_sum.add_int(nearest(int));
+            }
+            Ok(())
+        })?;
+        floats.drain(lease, |floats| {
+            keys.extend(floats.iter().filter(|float| float.is_number()).map(|float| float.key()));
+            Ok(())
+        })?;
+        let (values, mean, distinct) = if is_float {
+            float_sum.add_int(counted.iter().map(|(int, times)| nearest(int) * i128::from(times)).sum());
+            let tallied = Tallied::new(counted.iter().map(|(int, times)| (int as f64, times)), keys);
+            let (mean, distinct) = (float_sum.mean(count), tallied.len());
+            (Values::TalliedFloats(tallied), mean, distinct)
+        } else {
+            let mean = mean_of_ints(self.int_sum + counted.sum(), count);
+            let tallied = Tallied::new(counted.iter(), keys);
+            let distinct = tallied.len();
+            (Values::TalliedInts(tallied), mean, distinct)
+        };
+        lock(lease).give_back(counts::BYTES + bytes - tallied::kept(distinct));
+        Ok((values, mean))
+    }
+
     /// Keeps each number that was counted, after all.
     fn recount(&mut self, counted: &Counted, checkpoint: Checkpoint<'_>) -> Result<(), Fault> {
+        self.int_sum += counted.sum();
         for (int, times) in counted.iter() {
             let run = vec![int; times.min(BLOCK as u64) as usize];
             let mut left = times;
@@ -359,6 +404,7 @@ impl Collector {
                 left -= taken;
             }
         }
+        lock(&self.lease).give_back(counts::BYTES);
         Ok(())
     }
 
@@ -379,8 +425,19 @@ impl Collector {
     }
 }
 
+/// Whether the others of so many numbers are few beside those that were counted: they are sorted. Else all are kept one
+/// by one, as where that takes less memory.
+fn is_tallied(counted: &Counted, count: u64) -> bool {
+    let others = count - counted.count();
+    others <= FEW_BESIDE.max(counted.count() / 16).min(MOST_BESIDE)
+        && tallied::bytes(counted.distinct() + others) <= count * size_of::<i64>() as u64
+}
+
 /// A value is missing that may not be.
 pub(super) fn missing() -> Fault {
     let message = "a value is missing here; missing=skip leaves such values out";
     Fault::new(FaultKind::MissingValue, message)
 }
+
+#[cfg(test)]
+mod tests;

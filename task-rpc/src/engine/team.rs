@@ -105,9 +105,14 @@ impl Team {
             members.calls.swap_remove(at).resume();
         }
         if members.calls.is_empty() && unfinished() {
-            self.cancelled.store(true, Relaxed);
-            self.wake_up();
+            self.cancel();
         }
+    }
+
+    /// Ends the work of all threads.
+    pub(super) fn cancel(&self) {
+        self.cancelled.store(true, Relaxed);
+        self.wake_up();
     }
 
     /// Whether no call waits.
@@ -277,7 +282,8 @@ impl Hand {
         waited
     }
 
-    fn pause(&mut self) {
+    /// Gives the processor up.
+    pub(super) fn pause(&mut self) {
         if let Some(core) = self.core.take() {
             self.team.pause();
             drop(core);

@@ -31,6 +31,8 @@ pub const RUN_ROOM: usize = kernel::room(RUN) + 64;
 pub struct Parser<'a> {
     simd: Simd,
     chunk: &'a [u8],
+    /// Where the last run began, and the next begins.
+    begin: usize,
     at: usize,
     between: Between,
     newlines: usize,
@@ -42,13 +44,14 @@ impl<'a> Parser<'a> {
     /// A parser of this chunk.
     pub fn new(simd: Simd, chunk: &'a [u8]) -> Self {
         let between = Between::default();
-        Parser { simd, chunk, at: 0, between, newlines: 0, first_huge: None, fault: None }
+        Parser { simd, chunk, begin: 0, at: 0, between, newlines: 0, first_huge: None, fault: None }
     }
 
     /// Appends the numbers of some [`RUN`] bytes, in any order. `false` when there are no more: the chunk is at its end,
     /// or a fault has ended it.
     pub fn next_run(&mut self, ints: &mut Vec<i64>, floats: &mut Vec<f64>) -> bool {
         let begin = self.at;
+        self.begin = begin;
         if self.fault.is_some() || begin == self.chunk.len() {
             return false;
         }
@@ -65,6 +68,11 @@ impl<'a> Parser<'a> {
         }
         self.newlines += kernel::newlines(&self.chunk[begin..self.at]);
         true
+    }
+
+    /// Ends the chunk before the run that [`next_run`](Parser::next_run) has given last, with this fault.
+    pub fn refuse_run(&mut self, fault: Fault) {
+        self.fault = Some((self.begin, fault));
     }
 
     /// Takes the token that begins here.

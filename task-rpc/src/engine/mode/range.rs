@@ -42,6 +42,8 @@ impl Range {
             let (least, largest) = (integer(rare)?, integer(sample.numbers.checked_sub(rare + 1)?)?);
             let more = (largest.checked_sub(least)? / 64).checked_add(16)?;
             let (origin, end) = (least.saturating_sub(more), largest.saturating_add(more));
+            // Below −2^53 not every integer is a float: counted from one that is none, all would be others.
+            let origin = if V::from_integer(origin).integer() == Some(origin) { origin } else { least };
             let width = end.abs_diff(origin).saturating_add(1);
             (least <= largest && width <= WIDEST.min(count / 8))
                 .then_some(Range { origin, width: width as u32 })

@@ -114,8 +114,9 @@ impl Dictionary {
         for (taken, &(times, _)) in values.iter().take(most).enumerate() {
             hits += times;
             if hits as f64 > COMMON * drawn as f64 {
-                self.common =
-                    values[..=taken].iter().filter(|(times, _)| *times > 0).map(|(_, key)| *key).collect();
+                let common = values[..=taken].iter().filter(|(times, _)| *times > 0).map(|(_, key)| *key);
+                // One without a slot of its own would be counted as the owner of that slot.
+                self.common = common.filter(|key| self.owns(self.mix.hash(*key))).collect();
                 break;
             }
         }
@@ -208,5 +209,24 @@ fn count<V: Value>(work: &Work<'_, V>, dictionary: &Dictionary, counters: &mut C
         let hashes_here = &mut buffer[..chunk.len()];
         hashes(work.simd, mix, chunk, hashes_here);
         count_hashes(*shape, owners, tables, hashes_here, *few_miss);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_common_value_without_a_slot_of_its_own_is_not_counted_as_another() {
+        let values: Vec<(u64, i64)> = (0..16).map(|index| (100, index * 1_000_000_000_007 - 5)).collect();
+        let mut lacking = 0;
+        for seed in 0..1000 {
+            let (hits, dictionary) = Dictionary::fill(Shape::Small, &values, 1600, seed);
+            lacking += u64::from(hits < 1600);
+            let dictionary = dictionary.with_common(Simd::best(), &values, 1600);
+            let owned = |key: &i64| dictionary.owns(dictionary.mix.hash(*key));
+            assert!(dictionary.common.iter().all(owned), "seed {seed}");
+        }
+        assert!(lacking > 0, "no two values shared a slot");
     }
 }

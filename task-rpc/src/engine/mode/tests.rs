@@ -310,3 +310,14 @@ fn missing_values_are_in_each_dictionary_even_where_others_need_all_slots() {
         assert!(dictionary.owns(dictionary.mix.hash(i64::MAX)));
     }
 }
+
+#[test]
+fn floats_at_the_edge_of_the_exact_integers_are_themselves() {
+    let mut random = Random(9);
+    for edge in [-(1_i64 << 53), (1 << 53) - 64] {
+        let values: Vec<f64> = (0..3000).map(|_| (edge + random.below(65) as i64) as f64).collect();
+        check(&mut random, "edge", &values);
+        let often: Vec<f64> = values.iter().copied().chain([(edge + 45) as f64; 500]).collect();
+        check(&mut random, "edge, one often", &often);
+    }
+}
