@@ -524,7 +524,8 @@ async fn a_median_that_finds_no_memory_does_not_cost_the_mean() {
 
 #[tokio::test]
 async fn integers_that_are_used_where_they_are_stay_there_whatever_follows() {
-    let budget = Budget::new(Some(1 << 20));
+    // Enough to count them, and too little for a copy.
+    let budget = Budget::new(Some(3 << 20));
     let ingests = Ingests::new(Engine::new(Simd::best(), budget.clone()), None);
     let values = ints((0..1_000_000_i64).map(|index| index.wrapping_mul(0x1234_5678_9abc_def1)));
     let input = shared(sealed(&values));

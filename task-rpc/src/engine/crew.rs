@@ -165,6 +165,7 @@ mod tests {
     use task_proto::fault::FaultKind;
 
     use super::*;
+    use crate::engine::cores::Core;
     use crate::engine::team::Team;
 
     /// A crew for a process of its own: other tests take no processor or place from it.
@@ -255,7 +256,10 @@ mod tests {
     fn a_panic_of_one_thread_ends_what_others_would_go_on_with() {
         for of_first in [true, false] {
             let team = Arc::new(Team::default());
-            team.work_for(if of_first { -1004 } else { -1005 });
+            let process = if of_first { -1004 } else { -1005 };
+            team.work_for(process);
+            // Only one processor is left to them.
+            let _others: Vec<_> = (1..cores()).map(|_| Core::take(process)).collect();
             let (both, began) = (Barrier::new(2), Instant::now());
             let mut hand = Hand::new(&team);
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -266,7 +270,7 @@ mod tests {
                     &mut (),
                     || (),
                     |(), hand| {
-                        both.wait();
+                        hand.waiting(|| both.wait());
                         assert_ne!((thread::current().id() == first), of_first, "on purpose");
                         // As at an input without an end.
                         while hand.team().checkpoint().is_ok() && began.elapsed() < Duration::from_secs(20) {

@@ -1,5 +1,5 @@
 //! Attachments that need not be read: a memfd whose size and content are sealed, and whose pages are all there, is used
-//! where it is. The only unsafe code of the engine.
+//! where it is.
 #![expect(unsafe_code, reason = "mapping memory and viewing it as numbers")]
 
 use std::os::fd::AsFd;

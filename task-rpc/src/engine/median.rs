@@ -3,7 +3,8 @@
 //!
 //! The sample decides how fast the answer is found, never what it is: counts prove that the bracket holds it. Where it
 //! does not, or holds too much, another pass with another sample and a wider bracket follows, and after that bisection
-//! of the keys, which needs no luck and no memory. No more than an eighth of the values is ever gathered.
+//! of the keys, which needs no luck and no memory. No more than an eighth of the values is
+//! ever gathered, and a piece for each thread.
 
 use super::bracket::{Bracket, Gathered, Inside, Outcome, Paid, Room, values};
 use super::budget::Lease;

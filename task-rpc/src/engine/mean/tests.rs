@@ -191,3 +191,17 @@ fn a_full_table_is_emptied_without_a_trace() {
         assert!(expected_mean_is(sum.mean(3 * 64), &values));
     }
 }
+
+#[test]
+fn integers_are_added_exactly_in_any_order_with_floats() {
+    for int in [0, 1, -1, i128::from(u64::MAX), -(1 << 64), (1 << 125) + 1, -(1 << 125) - (1 << 64) - 1] {
+        let mut sum = Sum::default();
+        sum.add_int(int);
+        sum.add(Simd::best(), &[0.5]);
+        sum.add_int(-int);
+        assert_eq!(sum.mean(1).to_bits(), 0.5_f64.to_bits(), "{int}");
+        sum.add_int(int);
+        sum.add(Simd::best(), &[-0.5]);
+        assert_eq!(sum.mean(1).to_bits(), (int as f64).to_bits(), "{int}");
+    }
+}

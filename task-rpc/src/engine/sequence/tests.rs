@@ -18,13 +18,18 @@ async fn answers(sequence: Sequence, budget: &Budget) -> (f64, Median, Modes<Num
 async fn a_few_others_among_small_integers_cost_no_memory_for_all() {
     let budget = Budget::new(Some(64 << 20));
     let ints: Vec<i64> = (0..400_000_i64).map(|index| index * index % 1000 - 500).collect();
-    let (outliers, floats) =
-        ([i64::MAX, i64::MIN, i64::MAX, -1 << 40], [0.5, -0.0, 17.0, f64::INFINITY, 1e300]);
+    // Among floats the sum of these is 0, and otherwise −1.
+    let outliers = [i64::MAX, i64::MIN, 1 << 40, -1 << 40];
+    let floats = [0.5, -0.0, 17.0, f64::INFINITY, 1e300];
     // None of a kind, some, and more than are sorted.
     let many: Vec<f64> = (0..100_000).map(|index| f64::from(index) + 0.25).collect();
-    for (outliers, floats) in
-        [(&outliers[..], &[][..]), (&[], &floats[..3]), (&outliers, &floats), (&outliers, &many)]
-    {
+    for (outliers, floats) in [
+        (&outliers[..], &[][..]),
+        (&[], &floats[..3]),
+        (&outliers, &floats[..3]),
+        (&outliers, &floats),
+        (&outliers, &many),
+    ] {
         let mut collector = collector(&budget);
         collector.ints(&ints[..200_000]).unwrap();
         let mut other = collector.beside();
