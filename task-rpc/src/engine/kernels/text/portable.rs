@@ -75,7 +75,7 @@ fn plain(text: &[u8], at: usize) -> Option<(Value, usize)> {
         return missing(text, at).map(|end| (Value::Missing, end));
     }
     // More may have wrapped around, and very many are too many for a token.
-    if count > 19 && (count > 1000 || count - zeros(text, begin) > 19) {
+    if count > 19 && (count > 1000 || count - zeros(&text[begin..end]) > 19) {
         return None;
     }
     if next | 0x20 == b'e' {
@@ -135,10 +135,10 @@ pub(super) fn value(digits: u64) -> u64 {
     even.wrapping_add(odd) >> 32
 }
 
-/// How many zeros a number begins with, those behind the point too.
+/// How many zeros these digits begin with, those behind the point too.
 #[cold]
-fn zeros(text: &[u8], at: usize) -> usize {
-    let begin = text[at..].iter().take_while(|&&byte| matches!(byte, b'0' | b'.'));
+fn zeros(digits: &[u8]) -> usize {
+    let begin = digits.iter().take_while(|&&byte| matches!(byte, b'0' | b'.'));
     begin.filter(|&&byte| byte == b'0').count()
 }
 
