@@ -45,12 +45,13 @@ impl<C: Fn(Vec<OwnedFd>) -> Client<StatsRequest, StatsResponse>> Asker<'_, C> {
     pub async fn answer(
         &self,
         inputs: Inputs,
+        context: Context,
         meanwhile: impl Future<Output = Infallible>,
     ) -> Result<(), Failure> {
         let stats = (self.client)(inputs.attachments).into();
         let answer = tokio::select! {
             biased;
-            answer = self.ask(&stats, &inputs.query) => answer,
+            answer = self.ask(&stats, context, &inputs.query) => answer,
             never = meanwhile => match never {},
         };
         let answer = answer.map_err(|error| {
@@ -63,8 +64,10 @@ impl<C: Fn(Vec<OwnedFd>) -> Client<StatsRequest, StatsResponse>> Asker<'_, C> {
     pub async fn prompt(&self) -> Result<(), Failure> {
         let mut prompt = Prompt::start(self.only).map_err(unusual)?;
         while let Some(line) = prompt.next_line().await {
-            let answered =
-                async { self.answer(inputs::from_line(&line?, self.asking.missing)?, pending()).await };
+            let (context, _) = context(self.asking, self.traced);
+            let answered = async {
+                self.answer(inputs::from_line(&line?, self.asking.missing)?, context, pending()).await
+            };
             match answered.await {
                 Err(failure @ (Failure::Fault { .. } | Failure::Input { .. } | Failure::Deadline { .. })) => {
                     let said = if self.asking.json { failure.json() } else { failure.text() };
@@ -77,8 +80,7 @@ impl<C: Fn(Vec<OwnedFd>) -> Client<StatsRequest, StatsResponse>> Asker<'_, C> {
     }
 
     /// Makes the calls that the answer needs, all at once on one connection.
-    async fn ask(&self, stats: &Stats, query: &Query) -> Result<Answer, AskError> {
-        let context = context(self.asking, self.traced);
+    async fn ask(&self, stats: &Stats, context: Context, query: &Query) -> Result<Answer, AskError> {
         let (mean, median, mode) = (
             || Box::pin(call(stats.mean(context, query.clone()))),
             || Box::pin(call(stats.median(context, query.clone()))),
@@ -115,14 +117,14 @@ impl<C: Fn(Vec<OwnedFd>) -> Client<StatsRequest, StatsResponse>> Asker<'_, C> {
 }
 
 /// The context of a call, under a trace id of its own.
-pub fn context(asking: &Asking, traced: bool) -> Context {
-    let trace_id = rand::random();
-    let mut context = client::context(trace_id, asking.timeout);
+pub fn context(asking: &Asking, traced: bool) -> (Context, TraceId) {
+    let trace_id = TraceId(rand::random());
+    let mut context = client::context(trace_id.0, asking.timeout);
     if traced {
         context.trace_context.sampling_decision = SamplingDecision::Sampled;
-        tracing::info!(trace_id = %TraceId(trace_id), "calling");
+        tracing::info!(%trace_id, "calling");
     }
-    context
+    (context, trace_id)
 }
 
 /// Why there is no answer.

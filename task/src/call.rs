@@ -122,8 +122,13 @@ async fn answered(config: &CallConfig, wanted: Wanted, journal: &Journal) -> Res
                         return Err(misused("no INPUT, and nothing on standard input"));
                     }
                     let (reads_stdin, size) = (inputs.reads_stdin, inputs.size());
-                    let wait = Wait { asking, journal, reads_stdin, size, board: || None };
-                    asker.answer(inputs, wait.tell()).await
+                    let (context, trace_id) = ask::context(asking, traced);
+                    // Where only a worker is at the socket, nobody can be asked.
+                    let host = socket.with_file_name(CONTROL_SOCKET);
+                    let ask = async |host: Caller| host.reading(trace_id).await;
+                    let reading = async || Caller::ask(&host, true, &ask).await.ok().flatten();
+                    let wait = Wait { asking, journal, reads_stdin, size, reading };
+                    asker.answer(inputs, context, wait.tell()).await
                 }
             }
         }
@@ -131,7 +136,7 @@ async fn answered(config: &CallConfig, wanted: Wanted, journal: &Journal) -> Res
 }
 
 async fn ping(asking: &Asking, stats: &Stats, traced: bool) -> Result<Pong, Failure> {
-    let pong = stats.ping(ask::context(asking, traced)).await;
+    let pong = stats.ping(ask::context(asking, traced).0).await;
     pong.map_err(|error| ask::failure(asking, true, &[], &[], AskError::Call(CallError::from(error))))
 }
 

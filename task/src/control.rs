@@ -4,6 +4,7 @@ mod caller;
 mod server;
 
 use serde::{Deserialize, Serialize};
+use task_proto::crash::TraceId;
 use task_proto::handshake::Sandbox;
 use task_proto::limits::Limits;
 
@@ -26,6 +27,17 @@ pub trait Control {
     /// What is known of a connection to this generation, of the host whose run is called `instance`: another host has
     /// other generations of the same numbers, and knows nothing of this one's.
     async fn verdict(instance: String, generation: u64, connection: u64) -> Verdict;
+    /// How far the calls of this trace id have read their input; `None` where none is executing.
+    async fn reading(trace_id: TraceId) -> Option<Reading>;
+}
+
+/// How far a call has read its input, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reading {
+    /// Of any input.
+    pub read: u64,
+    /// Of input that cannot be read again.
+    pub consumed: u64,
 }
 
 /// Why no other worker serves.

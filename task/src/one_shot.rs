@@ -114,8 +114,10 @@ async fn answered(
                 ask::write(|| exit::say(SAMPLE_NOTE)).await?;
             }
             let (reads_stdin, size) = (inputs.reads_stdin, inputs.size());
-            let wait = Wait { asking, journal, reads_stdin, size, board: || supervisor.scoreboard() };
-            asker.answer(inputs, wait.tell()).await
+            let (context, trace_id) = ask::context(asking, false);
+            let reading = async || supervisor.reading(trace_id);
+            let wait = Wait { asking, journal, reads_stdin, size, reading };
+            asker.answer(inputs, context, wait.tell()).await
         }
     }
 }

@@ -11,9 +11,9 @@ use std::future::pending;
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use task_host::control::Reading;
 use task_host::journal::Journal;
 use task_proto::limits::{IDLE_STDIN_NOTE, PROGRESS, PROGRESS_AFTER};
-use task_proto::scoreboard::{Call, Snapshot};
 use tokio::time::sleep;
 
 use crate::args::{Asking, Verbosity};
@@ -35,17 +35,17 @@ pub struct Wait<'a, B> {
     pub reads_stdin: bool,
     /// How many bytes there are to read, if that is known.
     pub size: Option<u64>,
-    /// What the worker shows of itself, if that can be seen. All its calls wait for this input.
-    pub board: B,
+    /// How far it has been read, if that can be seen.
+    pub reading: B,
 }
 
-impl<B: Fn() -> Option<Snapshot>> Wait<'_, B> {
+impl<B: AsyncFn() -> Option<Reading>> Wait<'_, B> {
     /// Tells of it until it is dropped, which takes the line away; never returns.
     pub async fn tell(self) -> Infallible {
         let began = Instant::now();
         if self.reads_stdin && notes(self.asking) && stdin_is_idle() {
             sleep(IDLE_STDIN_NOTE).await;
-            if self.most(|call| call.consumed) == 0 && stdin_is_idle() {
+            if self.seen().await.consumed == 0 && stdin_is_idle() {
                 let _ = write(|| exit::say(&format!("task: {READING_STDIN}"))).await;
             }
         }
@@ -56,15 +56,15 @@ impl<B: Fn() -> Option<Snapshot>> Wait<'_, B> {
         pending().await
     }
 
-    fn most(&self, of: impl Fn(&Call) -> u64) -> u64 {
-        (self.board)().and_then(|board| board.calls.iter().map(of).max()).unwrap_or(0)
+    async fn seen(&self) -> Reading {
+        (self.reading)().await.unwrap_or_default()
     }
 
     async fn draw(self) -> Infallible {
         let line = Line(self.journal);
         let mut seen = VecDeque::new();
         loop {
-            let read = self.most(|call| call.read);
+            let Reading { read, .. } = self.seen().await;
             if read > 0 {
                 let now = Instant::now();
                 seen.push_back((now, read));

@@ -7,13 +7,14 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tarpc::client::{Config, RpcError};
 use tarpc::context::Context;
+use task_proto::crash::TraceId;
 use task_proto::limits::{CONTROL, DEATH_NOTICE, HAND_OVER, KILL, RESEND_PAUSE, RESENDS, VERDICT};
 use task_proto::wire::{self, ConnectError, FdStream};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::server::limits;
-use super::{ControlClient, NotRestarted, Report};
+use super::{ControlClient, NotRestarted, Reading, Report};
 use crate::client::{self, is_never_sent};
 use crate::verdict::Verdict;
 use crate::watched::Watched;
@@ -111,6 +112,11 @@ impl Caller {
         connection: u64,
     ) -> Result<Verdict, ControlError> {
         Ok(self.client.verdict(context(VERDICT), instance.to_owned(), generation, connection).await?)
+    }
+
+    /// How far the calls of this trace id have read their input; `None` where none is executing.
+    pub async fn reading(&self, trace_id: TraceId) -> Result<Option<Reading>, ControlError> {
+        Ok(self.client.reading(context(CONTROL), trace_id).await?)
     }
 
     /// Stops the service, and waits until its process is gone.

@@ -18,6 +18,7 @@ use futures::{FutureExt, StreamExt};
 use rustix::net::{Shutdown, shutdown};
 use tarpc::context::Context;
 use tarpc::server::{BaseChannel, Channel, Config};
+use task_proto::crash::TraceId;
 use task_proto::limits::{
     ACCEPT_BACKOFF, ACCEPT_BACKOFF_MAX, CONTROL_CONNECTIONS, CONTROL_FRAME, CONTROL_IN_FLIGHT,
     CONTROL_RESTARTS, Limits, NOTICE,
@@ -27,7 +28,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep};
 
-use super::{Control, NotRestarted, Report, State};
+use super::{Control, NotRestarted, Reading, Report, State};
 use crate::socket::Socket;
 use crate::supervisor::{Ended, HandOverError, Supervisor};
 use crate::verdict::Verdict;
@@ -196,6 +197,10 @@ impl Control for Answers {
             return Verdict::Unknown;
         }
         self.supervisor.verdict(generation, connection).await
+    }
+
+    async fn reading(self, _: Context, trace_id: TraceId) -> Option<Reading> {
+        self.supervisor.reading(trace_id)
     }
 }
 

@@ -1,12 +1,24 @@
 //! How a service stands, in figures.
 
+use std::sync::Arc;
+
+use task_proto::crash::TraceId;
 use task_proto::scoreboard::Snapshot;
 
 use super::autopsy::resident;
 use super::{Running, ServicePhase, Supervisor};
-use crate::control::{Calls, Child, Connections, Report, State};
+use crate::control::{Calls, Child, Connections, Reading, Report, State};
 
 impl Supervisor {
+    /// How far the calls of this trace id have read their input; `None` where no worker executes one.
+    pub fn reading(&self, trace_id: TraceId) -> Option<Reading> {
+        let boards: Vec<_> =
+            self.status.borrow().workers.iter().map(|worker| Arc::clone(&worker.board)).collect();
+        let calls = boards.iter().filter_map(|board| board.read().ok()).flat_map(|seen| seen.calls);
+        let calls = calls.filter(|call| call.trace_id == trace_id.0);
+        calls.map(|call| Reading { read: call.read, consumed: call.consumed }).max_by_key(|seen| seen.read)
+    }
+
     /// How the service stands now.
     pub fn report(&self) -> Report {
         let status = self.status.borrow().clone();

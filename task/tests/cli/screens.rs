@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::invocation::Home;
+use crate::serve::{serves, stopped};
 use crate::terminal::Terminal;
 
 /// The first screen of a newcomer, as the README has it.
@@ -226,6 +227,33 @@ fn how_much_has_been_read_is_shown_after_a_second_and_is_gone_before_the_answer(
     assert!(!screen.contains('%'), "nobody knows how much will come: {screen:?}");
     let lines = screen.strip_suffix(WAITED_FOR).expect(&screen);
     assert!(lines.starts_with("\x1b[Kread ") && lines.ends_with("\x1b[K"), "{screen:?}");
+}
+
+#[test]
+fn how_much_a_service_has_read_of_ones_own_input_is_shown_too() {
+    let home = Home::new();
+    let service = serves(&home, &[]);
+    let fifos = ["mine", "other"].map(|name| {
+        let fifo = home.path("files").join(name);
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        fifo
+    });
+    let mut runs =
+        ["mine", "other"].map(|name| Terminal::start_as(&home, &["call", "mean", name], Some("xterm")));
+    let writers = fifos.map(|fifo| std::fs::File::options().write(true).open(fifo).unwrap());
+    for (mut writer, lines) in writers.iter().zip([512, 1024]) {
+        writer.write_all("4\n".repeat(lines).as_bytes()).unwrap();
+    }
+    for (run, shown) in runs.iter_mut().zip(["read 1.0 KiB", "read 2.0 KiB"]) {
+        run.shows(shown);
+    }
+    drop(writers);
+    for (run, shown) in runs.into_iter().zip(["read 2.0 KiB", "read 1.0 KiB"]) {
+        let (screen, status) = run.ends_beside_others();
+        assert!(status.success() && screen.ends_with("\x1b[K4\n"), "{status}\n{screen:?}");
+        assert!(!screen.contains(shown), "that is the other's: {screen:?}");
+    }
+    stopped(service);
 }
 
 #[test]

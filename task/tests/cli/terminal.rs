@@ -75,13 +75,20 @@ impl<'a> Terminal<'a> {
     }
 
     /// Waits for the end: the whole screen, and how it ended.
-    pub fn ends(mut self) -> (String, ExitStatus) {
+    pub fn ends(self) -> (String, ExitStatus) {
+        let (pid, home) = (Pid::from_child(&self.child.0), self.home);
+        let ended = self.ends_beside_others();
+        leaves_nothing(pid, &home.path("runtime/task"));
+        ended
+    }
+
+    /// Likewise, where a service may be running in the same home.
+    pub fn ends_beside_others(mut self) -> (String, ExitStatus) {
         let until = Instant::now() + PATIENCE;
         while self.more(until) {}
         let pid = Pid::from_child(&self.child.0);
         assert!(exits(pid), "no end within {PATIENCE:?}:\n{}", self.screen());
         let status = self.child.0.wait().unwrap();
-        leaves_nothing(pid, &self.home.path("runtime/task"));
         (self.screen(), status)
     }
 
