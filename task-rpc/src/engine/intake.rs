@@ -314,9 +314,9 @@ impl<'a> Intake<'a> {
 
     /// The values from this offset on, if they can be used where they are.
     fn view(&mut self, descriptor: &Arc<Attachment>, element: Element, offset: u64) -> Option<View> {
-        // To look at all pages takes some 35 µs for each MiB.
-        let maps = &self.reading.maps;
-        element.in_place().then(|| self.hand.waiting(|| maps.view(descriptor, offset))).flatten()
+        let (maps, team) = (&self.reading.maps, Arc::clone(self.hand.team()));
+        let view = || maps.view(descriptor, offset, &Crew::of(Hand::new(&team)));
+        element.in_place().then(|| self.hand.waiting(view)).flatten()
     }
 
     /// # Errors

@@ -170,24 +170,24 @@ struct Count {
 
 impl Count {
     /// Tallies the values of a part that reach the floor, which rises.
-    fn part<'s>(&mut self, mix: &Mix, runs: impl Iterator<Item = &'s [u64]>, rising: &AtomicU64) {
+    fn part<'s>(&mut self, mix: &Mix, runs: impl Iterator<Item = &'s [u64]> + Clone, rising: &AtomicU64) {
         let Count { bounds, hashes, spare, tally } = self;
-        hashes.clear();
-        runs.for_each(|run| hashes.extend_from_slice(run));
         let floor = rising.load(Relaxed);
-        for shift in ROUNDS {
-            let before = hashes.len();
-            if before < SMALL {
-                break;
-            }
-            let kept = bounds.prune(hashes, shift, floor);
-            hashes.truncate(kept);
-            // Where most are left, they do occur so often.
-            if kept > before / 8 * 7 {
-                break;
-            }
+        let mut before = runs.clone().map(<[u64]>::len).sum();
+        if hashes.len() < before {
+            hashes.resize(before, 0);
         }
-        take_hashes(hashes, spare, |hash, times| {
+        // The first round looks at them where they are: of most nothing is left.
+        let mut kept = bounds.gather(runs, hashes, ROUNDS[0], floor);
+        for shift in &ROUNDS[1..] {
+            // Where most are left, they do occur so often.
+            if kept < SMALL || kept > before / 8 * 7 {
+                break;
+            }
+            before = kept;
+            kept = bounds.prune(&mut hashes[..before], *shift, floor);
+        }
+        take_hashes(&mut hashes[..kept], spare, |hash, times| {
             if times >= floor {
                 tally.take(mix.key(hash), times);
             }
