@@ -178,8 +178,8 @@ impl<'a> Intake<'a> {
         median: Option<&AtomicBool>,
     ) -> Result<(), Fault> {
         if let Kind::File { offset, size } = kind {
-            if let Some(view) = self.view(descriptor, element, offset) {
-                return self.look(view, element, median);
+            if self.look(descriptor, offset, element, median)? {
+                return Ok(());
             }
             self.reserve(element, size.saturating_sub(offset) / element.width() as u64)?;
         }
@@ -229,8 +229,8 @@ impl<'a> Intake<'a> {
             let of_file: Header = self.hand.waiting(|| feed::header(descriptor, offset))?;
             let offset = offset + of_file.data_offset as u64;
             of_file.fits(size.saturating_sub(offset))?;
-            if let Some(view) = self.view(descriptor, of_file.element, offset) {
-                return self.look(view, of_file.element, median);
+            if self.look(descriptor, offset, of_file.element, median)? {
+                return Ok(());
             }
             self.reserve(of_file.element, of_file.values)?;
             kind = Kind::File { offset, size };
@@ -312,13 +312,6 @@ impl<'a> Intake<'a> {
         }
     }
 
-    /// The values from this offset on, if they can be used where they are.
-    fn view(&mut self, descriptor: &Arc<Attachment>, element: Element, offset: u64) -> Option<View> {
-        let (maps, team) = (&self.reading.maps, Arc::clone(self.hand.team()));
-        let view = || maps.view(descriptor, offset, &Crew::of(Hand::new(&team)));
-        element.in_place().then(|| self.hand.waiting(view)).flatten()
-    }
-
     /// # Errors
     /// What ended the reading; `MissingValue` at the first place, if that comes before and values may not be missing.
     fn none_missing(&self, first: &First, outcome: Result<(), Fault>) -> Result<(), Fault> {
@@ -334,11 +327,21 @@ impl<'a> Intake<'a> {
         }
     }
 
-    /// Looks at all values, and leaves them where they are.
-    fn look(&mut self, view: View, element: Element, median: Option<&AtomicBool>) -> Result<(), Fault> {
+    /// Looks at all values from this offset on and leaves them where they are, if they can be used there: else they are to
+    /// be read.
+    fn look(
+        &mut self,
+        descriptor: &Arc<Attachment>,
+        offset: u64,
+        element: Element,
+        median: Option<&AtomicBool>,
+    ) -> Result<bool, Fault> {
         let (engine, budget, collector) = (self.engine, &self.budget, &mut self.collector);
-        let team = Arc::clone(self.hand.team());
+        let (maps, team) = (&self.reading.maps, Arc::clone(self.hand.team()));
         self.hand.waiting(|| {
+            let Some(view) = element.in_place().then(|| maps.view(descriptor, offset)).flatten() else {
+                return Ok(false);
+            };
             let crew = Crew::of(Hand::new(&team));
             match element {
                 Element::Ints(_) => look_at_ints(collector, view, &crew),
@@ -376,35 +379,54 @@ fn together(
     Ok(())
 }
 
-fn look_at_ints(collector: &mut Collector, view: View, crew: &Crew<'_>) -> Result<(), Fault> {
-    let blocks: Vec<_> = view.ints().chunks(BLOCK).collect();
+/// Looks at the blocks of a view, on all threads; nothing comes of it where one of them is not in memory.
+fn look_at<T: Sync>(
+    collector: &Collector,
+    view: &View,
+    blocks: &[&[T]],
+    crew: &Crew<'_>,
+    look: impl Fn(&mut Collector, &[T]) + Sync,
+) -> Result<Option<Vec<Collector>>, Fault> {
+    let absent = AtomicBool::new(false);
     let another = collector.beside();
     let looked = crew.fold(
         blocks.len(),
         || another.beside(),
         |collector, index| {
-            collector.look_at_ints(blocks[index]);
+            let (begin, block) = (index * BLOCK, blocks[index]);
+            if !view.is_there(begin..begin + block.len()) {
+                absent.store(true, Relaxed);
+                return Err(Fault::new(FaultKind::Unreadable, "a page is not in memory"));
+            }
+            look(collector, block);
             Ok(())
         },
-    )?;
+    );
+    if absent.into_inner() {
+        return Ok(None);
+    }
+    let looked = looked?;
+    view.was_there();
+    Ok(Some(looked))
+}
+
+fn look_at_ints(collector: &mut Collector, view: View, crew: &Crew<'_>) -> Result<bool, Fault> {
+    let blocks: Vec<_> = view.ints().chunks(BLOCK).collect();
+    let Some(looked) = look_at(collector, &view, &blocks, crew, Collector::look_at_ints)? else {
+        return Ok(false);
+    };
     for other in looked {
         collector.absorb(other);
     }
     collector.mapped_ints(view);
-    Ok(())
+    Ok(true)
 }
 
-fn look_at_floats(collector: &mut Collector, view: View, crew: &Crew<'_>) -> Result<(), Fault> {
+fn look_at_floats(collector: &mut Collector, view: View, crew: &Crew<'_>) -> Result<bool, Fault> {
     let blocks: Vec<_> = view.floats().chunks(BLOCK).collect();
-    let another = collector.beside();
-    let looked = crew.fold(
-        blocks.len(),
-        || another.beside(),
-        |collector, index| {
-            collector.look_at_floats(blocks[index]);
-            Ok(())
-        },
-    )?;
+    let Some(looked) = look_at(collector, &view, &blocks, crew, Collector::look_at_floats)? else {
+        return Ok(false);
+    };
     let missing: u64 = looked.iter().map(Collector::missing).sum();
     if missing > 0 && collector.policy() == Missing::Error {
         return Err(missing_at(&blocks, crew));
@@ -413,7 +435,7 @@ fn look_at_floats(collector: &mut Collector, view: View, crew: &Crew<'_>) -> Res
         collector.absorb(other);
     }
     collector.mapped_floats(view);
-    Ok(())
+    Ok(true)
 }
 
 /// Finds the middle of the numbers in the same pass: their sum and the bracket of their median cost less together, while a
@@ -424,8 +446,11 @@ fn find_middle(
     engine: &Engine,
     mut lease: Lease,
     crew: &Crew<'_>,
-) -> Result<(), Fault> {
+) -> Result<bool, Fault> {
     let blocks: Vec<_> = view.floats().chunks(BLOCK).collect();
+    if look_at(collector, &view, &blocks, crew, |_, _| ())?.is_none() {
+        return Ok(false);
+    }
     let found = sum_and_middle(engine.simd, crew, &blocks, &mut lease, engine.seed);
     drop(lease);
     let (sum, missing, middle) = match found {
@@ -439,7 +464,7 @@ fn find_middle(
     collector.summed(&sum, view.floats().len() as u64 - missing, missing);
     collector.mapped_floats(view);
     collector.found(middle);
-    Ok(())
+    Ok(true)
 }
 
 /// The fault of the first value that is missing.

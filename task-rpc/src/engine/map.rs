@@ -2,17 +2,17 @@
 //! where it is.
 #![expect(unsafe_code, reason = "mapping memory and viewing it as numbers")]
 
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
 
 use rustix::fs::SealFlags;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
-use task_proto::fault::{Fault, FaultKind};
 use task_proto::limits::MAPPINGS;
 use task_proto::wire::Attachment;
 
-use super::crew::Crew;
 use super::team::lock;
 
 /// Without one of them somebody could change a number while it is counted, or take its page away: then reading it is a
@@ -40,6 +40,8 @@ pub(super) struct View {
 struct Map {
     words: NonNull<[u64]>,
     bytes: usize,
+    /// Whether all its pages were seen in memory.
+    is_there: AtomicBool,
 }
 
 // SAFETY: the mapping belongs to the process, not to a thread, and nobody writes to it.
@@ -48,9 +50,9 @@ unsafe impl Send for Map {}
 unsafe impl Sync for Map {}
 
 impl Maps {
-    /// The whole eight-byte values from this offset to the end of the file, at which the crew looks first. `None`: it has
-    /// to be read.
-    pub(super) fn view(&self, attachment: &Arc<Attachment>, offset: u64, crew: &Crew<'_>) -> Option<View> {
+    /// The whole eight-byte values from this offset to the end of the file. `None`: it has to be read. Whether they are in
+    /// memory is [to be asked](View::is_there) before they are looked at.
+    pub(super) fn view(&self, attachment: &Arc<Attachment>, offset: u64) -> Option<View> {
         let mut maps = lock(&self.0);
         maps.retain(|(_, map)| map.strong_count() > 0);
         let attachment_of = Arc::downgrade(attachment);
@@ -59,7 +61,7 @@ impl Maps {
             Some(map) => map,
             None if maps.len() >= MAPPINGS => return None,
             None => {
-                let map = Arc::new(Map::new(attachment, crew)?);
+                let map = Arc::new(Map::new(attachment)?);
                 maps.push((attachment_of, Arc::downgrade(&map)));
                 map
             }
@@ -71,6 +73,23 @@ impl Maps {
 }
 
 impl View {
+    /// Whether the pages of these values are in memory, so that none is allocated when they are read. (The number of the
+    /// file's blocks does not tell: as many as it lacks may lie beyond its end.) To look at a MiB takes some 35 µs, and
+    /// next to nothing where the values are read at once.
+    pub(super) fn is_there(&self, values: Range<usize>) -> bool {
+        self.map.is_there.load(Relaxed) || {
+            let bytes = |value: usize| (self.first + value) * size_of::<u64>();
+            self.map.holds(bytes(values.start) / PAGE * PAGE..bytes(values.end))
+        }
+    }
+
+    /// Says that all its values were there: they stay.
+    pub(super) fn was_there(&self) {
+        if self.first * size_of::<u64>() < PAGE {
+            self.map.is_there.store(true, Relaxed);
+        }
+    }
+
     pub(super) fn ints(&self) -> &[i64] {
         let words = self.words();
         // SAFETY: the same memory, for as long. Every bit pattern is an `i64`, of the size and alignment of a `u64`.
@@ -85,16 +104,16 @@ impl View {
 
     fn words(&self) -> &[u64] {
         // SAFETY: the mapping is page-aligned, as long as the slice says and lives as long as `self`. Nobody can write to
-        // the file behind it nor shrink it (sealed before it was mapped), and no page of it is missing: `Map::new`.
+        // the file behind it nor shrink it: it was sealed before it was mapped.
         let words = unsafe { self.map.words.as_ref() };
         &words[self.first..]
     }
 }
 
 impl Map {
-    /// Maps it, if that is safe and allocates nothing. Whatever stands against it stands in the way of nothing: the file
+    /// Maps it, if that is safe. Whatever stands against it stands in the way of nothing: the file
     /// can still be read.
-    fn new(attachment: &Attachment, crew: &Crew<'_>) -> Option<Self> {
+    fn new(attachment: &Attachment) -> Option<Self> {
         // The values are little-endian.
         if cfg!(target_endian = "big") || !rustix::fs::fcntl_get_seals(attachment).ok()?.contains(SEALS) {
             return None;
@@ -105,34 +124,23 @@ impl Map {
             mmap(std::ptr::null_mut(), bytes, ProtFlags::READ, MapFlags::PRIVATE, attachment.as_fd(), 0)
         };
         let words = NonNull::new(base.ok()?.cast())?;
-        let map = Map { words: NonNull::slice_from_raw_parts(words, bytes / 8), bytes };
-        map.is_there(crew).then_some(map)
+        let words = NonNull::slice_from_raw_parts(words, bytes / 8);
+        Some(Map { words, bytes, is_there: AtomicBool::new(false) })
     }
 
-    /// Whether all its pages are in memory, so that none is allocated when it is read. The number of the file's blocks does
-    /// not tell: as many as it lacks may lie beyond its end. To look at a MiB takes some 35 µs.
-    fn is_there(&self, crew: &Crew<'_>) -> bool {
-        let ranges = self.bytes.div_ceil(PAGES * PAGE);
+    /// Whether the pages of these bytes, from the beginning of a page on, are in memory.
+    fn holds(&self, bytes: Range<usize>) -> bool {
         // Larger pages fill fewer of these.
-        let looked = crew.fold(
-            ranges,
-            || [1; PAGES],
-            |pages, range| {
-                let from = range * PAGES * PAGE;
-                let bytes = (self.bytes - from).min(PAGES * PAGE);
-                // SAFETY: it reads no memory, and writes a byte for each page of a range which has as many as fit. That range
-                // begins at a page, since the mapping does and `PAGES * PAGE` is a multiple of all sizes of pages.
-                let seen = unsafe {
-                    libc::mincore(self.words.as_ptr().byte_add(from).cast(), bytes, pages.as_mut_ptr())
-                };
-                if seen == 0 && pages[..bytes.div_ceil(PAGE)].iter().all(|page| page & 1 == 1) {
-                    return Ok(());
-                }
-                // Nobody hears it: it ends the look.
-                Err(Fault::new(FaultKind::Unreadable, "a page is not in memory"))
-            },
-        );
-        looked.is_ok()
+        let mut pages = [1; PAGES];
+        bytes.clone().step_by(PAGES * PAGE).all(|from| {
+            let length = (bytes.end - from).min(PAGES * PAGE);
+            // SAFETY: it reads no memory, and writes a byte for each page of a range which has as many as fit. A range that
+            // does not begin at a page, where pages are larger, is refused.
+            let seen = unsafe {
+                libc::mincore(self.words.as_ptr().byte_add(from).cast(), length, pages.as_mut_ptr())
+            };
+            seen == 0 && pages[..length.div_ceil(PAGE)].iter().all(|page| page & 1 == 1)
+        })
     }
 }
 
@@ -158,9 +166,8 @@ mod tests {
             fcntl_add_seals(&memfd, SEALS).unwrap();
             Arc::new(Attachment::from(memfd))
         };
-        let values = |memfd: &Arc<Attachment>, offset| {
-            Some(Maps::default().view(memfd, offset, &Crew::new(2, &|| Ok(())))?.ints().len())
-        };
+        let values =
+            |memfd: &Arc<Attachment>, offset| Some(Maps::default().view(memfd, offset)?.ints().len());
         let (whole, cut) = (memfd(64), memfd(61));
         assert_eq!([0, 8, 64].map(|offset| values(&whole, offset)), [Some(8), Some(7), Some(0)]);
         assert_eq!([5, 65, 72, u64::MAX].map(|offset| values(&whole, offset)), [None; 4]);
