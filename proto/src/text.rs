@@ -16,7 +16,7 @@ use crate::number::{Number, Token, TokenError, parse_token};
 /// The byte order mark.
 pub const BOM: &[u8] = b"\xef\xbb\xbf";
 /// How a file begins that NumPy has saved: people forget to say so.
-const NPY: &[u8] = b"\x93NUMPY";
+pub const NPY: &[u8] = b"\x93NUMPY";
 /// Digits that fit an `i64` whatever they are.
 const SAFE_DIGITS: usize = 18;
 
@@ -237,8 +237,15 @@ fn read(token: &[u8], place: Place) -> Result<Token, Fault> {
 
 /// What to say of an input that begins so, where that is no text but something known.
 pub fn foreign(start: &[u8]) -> Option<Fault> {
-    let message = "this is an npy file and no text; format=npy reads it";
-    start.starts_with(NPY).then(|| Fault::new(FaultKind::NotANumber, message).at(1, 1))
+    let known = [
+        (NPY, "this is an npy file and no text; format=npy reads it"),
+        (b"\x1f\x8b", "this is compressed by gzip and no text; zcat unpacks it"),
+        (b"PK\x03\x04", "this is a zip archive or a spreadsheet and no text"),
+        (b"\xff\xfe", "this is text in UTF-16 and not in UTF-8; iconv converts it"),
+        (b"\xfe\xff", "this is text in UTF-16 and not in UTF-8; iconv converts it"),
+    ];
+    let (_, message) = known.into_iter().find(|(magic, _)| start.starts_with(magic))?;
+    Some(Fault::new(FaultKind::NotANumber, message).at(1, 1))
 }
 
 fn too_long(token: &[u8], place: Place) -> Fault {

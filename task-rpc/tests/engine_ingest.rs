@@ -359,6 +359,11 @@ async fn a_requests_own_numbers_count_as_long_as_they_are_kept() {
     let fault =
         within(ingests.data(query([numbers(400_000)]), Statistic::Mean, &attachments)).await.unwrap_err();
     assert_eq!(fault.kind, FaultKind::TooLarge);
+    // These were taken in before there was no more room to count or keep them.
+    let floats = Source::Numbers((0..400_000).map(|int| Number::Float(f64::from(int))).collect());
+    let fault = within(ingests.data(query([floats]), Statistic::Mean, &attachments)).await.unwrap_err();
+    assert_eq!(fault.kind, FaultKind::TooLarge);
+    assert!(fault.column.is_some_and(|position| position > 60_000), "{:?}", fault.column);
     drop(ingests);
     assert_eq!(budget.used(), 0);
 }
@@ -488,5 +493,32 @@ async fn the_nist_sets_have_their_certified_means() {
         assert_eq!(data.sequence().count(), count, "{name}");
         let error = (mean(&data) - certified).abs();
         assert!(error <= 1e-12_f64.min(certified.abs() * 1e-15), "{name} is off by {error:e}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_hopeless_takes_nothing_from_others() {
+    let engine = Engine::new(Simd::best(), Budget::new(Some(64 << 20)));
+    let (keeper, greedy) = (Ingests::new(engine.clone(), None), Ingests::new(engine, None));
+    let pipe = attachments([piped("1\n2\n3\n")]);
+    let kept = async || within(keeper.data(query([attached(0)]), Statistic::Mean, &pipe)).await;
+    assert_eq!(kept().await.unwrap().sequence().count(), 3);
+    let sparse = tempfile::tempfile().unwrap();
+    sparse.set_len(1 << 40).unwrap();
+    let sparse = attachments([OwnedFd::from(sparse)]);
+    let raw = Source::Attached { attached: 0, format: Format::F64 };
+    let fault = within(greedy.data(query([raw]), Statistic::Mean, &sparse)).await.unwrap_err();
+    assert_eq!(fault.kind, FaultKind::TooLarge);
+    assert_eq!(kept().await.unwrap().sequence().count(), 3, "nobody can read that pipe again");
+}
+
+#[tokio::test]
+async fn as_many_threads_count_as_have_room_for_a_table() {
+    // For the table of one thread, and what it keeps before it counts. One by one they would take 16 MB.
+    for megabytes in [3, 4, 6, 8] {
+        let ingests = Ingests::new(Engine::new(Simd::best(), Budget::new(Some(megabytes << 20))), None);
+        let text = attachments([file("1234\n".repeat(2_000_000))]);
+        let data = within(ingests.data(query([attached(0)]), Statistic::Mean, &text)).await;
+        assert_eq!(data.unwrap().sequence().count(), 2_000_000, "{megabytes} MiB");
     }
 }

@@ -149,10 +149,28 @@ async fn the_size_is_looked_at_before_an_element_is_read() {
 
 #[tokio::test]
 async fn short_integers_of_a_file_need_no_memory_for_each() {
-    // A thread takes 2 MiB to count them. One by one they would take 80 MB.
-    let values: Vec<u8> =
-        (0..10_000_000).flat_map(|value| ((value % 1000) as i16 - 500).to_le_bytes()).collect();
-    let file = memfd(&npy("<i2", 10_000_000, &values, 128), SealFlags::empty(), 0);
-    let data = ask(64 << 20, Missing::Error, file).await.unwrap();
-    assert_eq!((data.sequence().count(), data.sequence().mean()), (10_000_000, -0.5));
+    // A thread takes 2 MiB to count them. One by one they would take 80 MB, which is not there.
+    let half = 5_000_000;
+    let alike = (0..half).map(|value| (value % 100) as i16);
+    let apart = (0..half).map(|value| if value % 2 == 0 { i16::MIN } else { i16::MAX });
+    let signed: Vec<u8> = alike.chain(apart).flat_map(i16::to_le_bytes).collect();
+    let alike = (0..half).map(|value| (value % 100) as u16);
+    let unsigned: Vec<u8> = alike.chain((0..half).map(|_| u16::MAX)).flat_map(u16::to_le_bytes).collect();
+    for (descr, values, mean) in [("<i2", signed, 24.5), ("<u2", unsigned, 32792.25)] {
+        let file = npy(descr, 2 * half, &values, 128);
+        let data = ask(64 << 20, Missing::Error, memfd(&file, SealFlags::empty(), 0)).await.unwrap();
+        assert_eq!((data.sequence().count(), data.sequence().mean()), (2 * half as u64, mean));
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_stream_does_not_depend_on_how_it_comes() {
+    let values = [1.0, f64::NAN, 3.0].map(f64::to_le_bytes).concat();
+    let file = npy("<f8", 2, &values, 128);
+    for piece in [file.len(), 144, 136, 8, 1] {
+        let fault = ask(1 << 20, Missing::Error, piped(&file, piece)).await.unwrap_err();
+        assert_eq!((fault.kind, fault.column), (FaultKind::MissingValue, Some(2)), "in pieces of {piece}");
+        let fault = ask(1 << 20, Missing::Skip, piped(&file, piece)).await.unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Malformed, "in pieces of {piece}");
+    }
 }

@@ -445,7 +445,7 @@ async fn a_size_that_is_no_multiple_of_eight_names_the_byte_where_the_last_value
     for input in [file(&bytes), sealed(&bytes)].into_iter().chain(streams(&bytes)) {
         let fault = ask(one(Format::I64), input).await.unwrap_err();
         let place = (fault.source_index, fault.line, fault.column);
-        assert_eq!((fault.kind, place), (FaultKind::NotANumber, (Some(0), None, Some(1001))));
+        assert_eq!((fault.kind, place), (FaultKind::Malformed, (Some(0), None, Some(1001))));
         assert!(fault.message.contains("begins at byte 8001 has only 3"), "{fault}");
     }
 }
@@ -537,4 +537,16 @@ async fn integers_that_are_used_where_they_are_stay_there_whatever_follows() {
     let data = ingests.data(query, Statistic::Mean, |_| Some(Arc::clone(&input))).await.unwrap();
     assert_eq!(data.sequence().count(), 1_000_001);
     assert!(budget.used() < 100_000, "{}", budget.used());
+}
+
+#[tokio::test]
+async fn a_header_is_not_taken_for_values() {
+    let file = [b"\x93NUMPY\x01\x00".to_vec(), ints(0..100)].concat();
+    for format in [Format::F64, Format::I64] {
+        for input in [self::file(&file), sealed(&file)].into_iter().chain(streams(&file)) {
+            let fault = ask(one(format), input).await.unwrap_err();
+            assert_eq!((fault.kind, fault.column), (FaultKind::Malformed, Some(1)));
+            assert!(fault.message.contains("format=npy"), "{fault}");
+        }
+    }
 }

@@ -238,7 +238,9 @@ impl Failure {
             FaultKind::MissingValue => {
                 fault.message = fault.message.replace("missing=skip", "--missing skip");
             }
-            FaultKind::NotANumber => fault.message = fault.message.replace("format=npy", "--format npy"),
+            FaultKind::NotANumber | FaultKind::Malformed => {
+                fault.message = fault.message.replace("format=npy", "--format npy");
+            }
             _ => {}
         }
         let index = fault.source_index.map(|index| index as usize);

@@ -109,8 +109,11 @@ async fn answered(
             asker.prompt().await
         }
         Input::Given(inputs) => {
-            if inputs.sample && ask::notes(asking) {
-                ready().await?;
+            if inputs.sample && asking.verbosity > Verbosity::Quiet {
+                // A program hears of it, too: nobody is to take it for an answer about their own data.
+                if ask::notes(asking) {
+                    ready().await?;
+                }
                 ask::write(|| exit::say(SAMPLE_NOTE)).await?;
             }
             let (reads_stdin, size) = (inputs.reads_stdin, inputs.size());

@@ -63,9 +63,17 @@ impl<B: AsyncFn() -> Option<Reading>> Wait<'_, B> {
     async fn draw(self) -> Infallible {
         let line = Line(self.journal);
         let mut seen = VecDeque::new();
+        let mut most = 0;
         loop {
             let Reading { read, .. } = self.seen().await;
-            if read > 0 {
+            most = most.max(read);
+            if read == 0 && most > 0 {
+                // What is executing now no longer reads.
+                line.0.pass(Some(&cut(
+                    shown(self.size.unwrap_or(most), self.size.or(Some(most)), None),
+                    width(),
+                )));
+            } else if read > 0 {
                 let now = Instant::now();
                 seen.push_back((now, read));
                 let (then, before) = seen[0];

@@ -36,6 +36,8 @@ pub struct Lease {
     spare: u64,
     /// Bytes of another one that the same call needs.
     beside: u64,
+    /// Whether there is a way without it: then nothing that is kept is given up for it.
+    is_optional: bool,
 }
 
 impl Budget {
@@ -71,7 +73,20 @@ impl Budget {
 
     /// An account that holds nothing yet.
     pub fn lease(&self) -> Lease {
-        Lease { shared: Arc::clone(&self.shared), bytes: 0, spare: 0, beside: self.beside }
+        Lease {
+            shared: Arc::clone(&self.shared),
+            bytes: 0,
+            spare: 0,
+            beside: self.beside,
+            is_optional: false,
+        }
+    }
+
+    /// An account for what can be done without: nothing that is kept for later calls is given up for it.
+    pub fn optional_lease(&self) -> Lease {
+        let mut lease = self.lease();
+        lease.is_optional = true;
+        lease
     }
 
     /// The same budget, for a call that has this lease, too: what it has itself is not held by others.
@@ -118,15 +133,27 @@ impl Lease {
         self.bytes -= bytes;
     }
 
+    /// Takes this many bytes more, if they are there and nobody has to give up anything for them.
+    pub fn try_grow(&mut self, bytes: u64) -> bool {
+        let taken = self.shared.take(bytes).is_ok();
+        self.bytes += if taken { bytes } else { 0 };
+        taken
+    }
+
     fn take(&mut self, bytes: u64) -> Result<(), Fault> {
         let Account { limit, .. } = *self.shared;
-        let taken = self.shared.take(bytes).or_else(|_| {
+        let own = self.beside + self.bytes;
+        let hopeless = own.saturating_add(bytes) > limit;
+        let taken = self.shared.take(bytes).or_else(|used| {
+            // What is kept is not given up for nothing.
+            if hopeless || self.is_optional {
+                return Err(used);
+            }
             self.shared.shrink();
             self.shared.take(bytes)
         });
         taken.map_err(|used| {
-            let own = self.beside + self.bytes;
-            let message = if own.saturating_add(bytes) > limit {
+            let message = if hopeless {
                 format!(
                     "the numbers need more than the {limit} bytes of memory that all calls together may use; give fewer numbers, or raise --memory of task where it runs this service"
                 )

@@ -44,6 +44,16 @@ impl Window {
         Some(*self.base.get_or_init(|| base.min(i64::MAX - WIDTH as i64 + 1)))
     }
 
+    /// The lowest of them, once it is known.
+    pub(super) fn base(&self) -> Option<i64> {
+        self.base.get().copied()
+    }
+
+    /// From this one on, unless others came before.
+    pub(super) fn begin_at(&self, base: i64) {
+        self.base.get_or_init(|| base);
+    }
+
     /// Nobody counts any more.
     pub(super) fn give_up(&self) {
         self.given_up.store(true, Relaxed);

@@ -122,8 +122,10 @@ pub(super) fn beside<S: Send>(
         let start = |place: Place| {
             let run = move || {
                 let _place = place;
+                let mut hand = Hand::new(team);
+                let hand = Unwinding(&mut hand);
                 let mut state = state();
-                work(&mut state, &mut *Unwinding(&mut Hand::new(team)).0).map(|()| state)
+                work(&mut state, &mut *hand.0).map(|()| state)
             };
             thread::Builder::new().name("compute".to_owned()).spawn_scoped(scope, run).ok()
         };

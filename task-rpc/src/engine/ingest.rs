@@ -69,7 +69,15 @@ struct Counted {
 impl Table {
     /// Drops what no call uses; a later call reads it again, or hears that it cannot be.
     pub(super) fn shrink(&self) {
-        lock(&self.0).retain(|ingest| !ingest.place.data.forget());
+        // To free much takes long: not under the lock.
+        let mut forgotten = Vec::new();
+        lock(&self.0).retain(|ingest| match ingest.place.data.forget() {
+            Some(outcome) => {
+                forgotten.push(outcome);
+                false
+            }
+            None => true,
+        });
     }
 }
 

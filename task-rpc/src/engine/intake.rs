@@ -2,7 +2,7 @@
 //! all of them are one sequence.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use task_proto::limits::INLINE_NUMBERS;
 use task_proto::number::Number;
 use task_proto::numbers::Numbers;
 use task_proto::stats::{Format, Missing, Query, Source};
-use task_proto::text::{BOM, Place, foreign};
+use task_proto::text::{BOM, NPY, Place, foreign};
 use task_proto::wire::Attachment;
 
 use super::claims::Claims;
@@ -93,7 +93,6 @@ impl<'a> Intake<'a> {
                 }
             }
             .map_err(|fault| fault.in_source(index as u32))?;
-            self.collector.settle();
         }
         let team = self.hand.team();
         let outcome = self.collector.finish(&|| team.checkpoint());
@@ -159,6 +158,8 @@ impl<'a> Intake<'a> {
         if let Some(Place { line, column }) = text.first_missing() {
             self.collector.skip(text.missing()).map_err(|fault| fault.at(line, column))?;
         }
+        // A file that was cut may end within a token.
+        shrunk(feed.lacks())?;
         if let Some(fault) = text.fault() {
             return Err(fault.clone());
         }
@@ -166,7 +167,7 @@ impl<'a> Intake<'a> {
         if let Some(Place { line, column }) = text.first_huge() {
             self.collector.huge(format_args!("line {line}, column {column}"), source);
         }
-        shrunk(feed.lacks())
+        Ok(())
     }
 
     /// Takes little-endian values where they are, or else reads them.
@@ -178,6 +179,11 @@ impl<'a> Intake<'a> {
         median: Option<&AtomicBool>,
     ) -> Result<(), Fault> {
         if let Kind::File { offset, size } = kind {
+            let mut start = [0; NPY.len()];
+            let read = self.hand.waiting(|| rustix::io::pread(descriptor, &mut start, offset));
+            if let (Ok(_), Some(fault)) = (read, raw::foreign(&start)) {
+                return Err(fault);
+            }
             if self.look(descriptor, offset, element, median)? {
                 return Ok(());
             }
@@ -191,6 +197,9 @@ impl<'a> Intake<'a> {
             let (mut room, mut values) = (Room::default(), Values::default());
             while let Some(chunk) = feed.next(hand, &mut room)? {
                 hand.team().checkpoint()?;
+                if let Some(fault) = raw::foreign(chunk.bytes).filter(|_| chunk.index == 0) {
+                    return Err(fault);
+                }
                 let (elements, rest) = chunk.bytes.split_at(whole(chunk.bytes));
                 let before = chunk.before / element.width() as u64;
                 let taken = values.take(element, elements, before, collector, &missing, &huge);
@@ -208,9 +217,10 @@ impl<'a> Intake<'a> {
             Ok(false)
         });
         self.none_missing(&missing, outcome)?;
+        shrunk(feed.lacks())?;
         match cut.into_inner() {
             Some((before, bytes)) => Err(raw::cut_off(element, before, bytes)),
-            None => shrunk(feed.lacks()),
+            None => Ok(()),
         }
     }
 
@@ -266,17 +276,23 @@ impl<'a> Intake<'a> {
                     let cut_off = || Err(Header::cut_off(chunk.bytes));
                     return header.get().cloned().unwrap_or_else(cut_off).map(|_| false);
                 };
+                if chunk.index == 0
+                    && let Some(least) = header.element.least()
+                {
+                    collector.expect_from(least);
+                }
                 let ahead = if in_stream { header.data_offset as u64 } else { 0 };
                 let skipped = ahead.saturating_sub(chunk.before) as usize;
                 let bytes = &chunk.bytes[skipped..];
                 let before = (chunk.before + skipped as u64 - ahead) / header.element.width() as u64;
                 let end = before * header.element.width() as u64 + bytes.len() as u64;
                 total.fetch_max(end, Relaxed);
+                let mut length = bytes.len() - bytes.len() % header.element.width();
                 if end > header.bytes() {
                     feed.stop(hand.team());
-                    continue;
+                    length = length.saturating_sub((end - header.bytes()) as usize);
                 }
-                let elements = &bytes[..bytes.len() - bytes.len() % header.element.width()];
+                let elements = &bytes[..length];
                 let taken = values.take(header.element, elements, before, collector, &missing, &huge);
                 taken.inspect_err(|_| feed.stop(hand.team()))?;
                 if missing.get().is_some() && collector.policy() == Missing::Error {
@@ -307,7 +323,7 @@ impl<'a> Intake<'a> {
     /// Takes the memory for so many values before any of them is read. Short integers take none: they are counted.
     fn reserve(&mut self, element: Element, values: u64) -> Result<(), Fault> {
         match element {
-            Element::Ints(_) if element.width() <= 2 => Ok(()),
+            Element::Ints(_) if element.least().is_some() => Ok(()),
             _ => self.collector.reserve(values * size_of::<f64>() as u64),
         }
     }
@@ -316,8 +332,11 @@ impl<'a> Intake<'a> {
     /// What ended the reading; `MissingValue` at the first place, if that comes before and values may not be missing.
     fn none_missing(&self, first: &First, outcome: Result<(), Fault>) -> Result<(), Fault> {
         let ended_before = |position| {
-            let end = outcome.as_ref().err().and_then(|fault| fault.column);
-            end.is_some_and(|end| end < position)
+            let ended = outcome.as_ref().err();
+            // Where it was cancelled, what comes before may never have been looked at.
+            ended.is_some_and(|end| {
+                end.kind == FaultKind::Cancelled || end.column.is_some_and(|end| end < position)
+            })
         };
         match first.get() {
             Some(position) if self.collector.policy() == Missing::Error && !ended_before(position) => {
@@ -346,7 +365,7 @@ impl<'a> Intake<'a> {
             match element {
                 Element::Ints(_) => look_at_ints(collector, view, &crew),
                 Element::Floats(_) if median.is_some_and(|median| median.load(Relaxed)) => {
-                    find_middle(collector, view, engine, budget.lease(), &crew)
+                    find_middle(collector, view, engine, budget.optional_lease(), &crew)
                 }
                 Element::Floats(_) => look_at_floats(collector, view, &crew),
             }
@@ -370,12 +389,18 @@ fn together(
         // While one waits for input, or copies it, the others have all processors.
         Kind::Stream(_) => cores(),
     };
-    let another = collector.beside();
-    let state = || another.beside();
+    // A thread that begins has a table for what is counted, or is none.
+    let tables = collector.tables(others);
+    let (another, free) = (collector.beside(), AtomicUsize::new(tables.unwrap_or(0)));
+    let state = || {
+        let is_free = free.try_update(Relaxed, Relaxed, |free| free.checked_sub(1)).is_ok();
+        if is_free { another.counting() } else { another.beside() }
+    };
     let all = |collector: &mut Collector, hand: &mut Hand| work(collector, hand, u64::MAX).map(drop);
-    for other in beside(hand, others, collector, state, all)? {
+    for other in beside(hand, tables.unwrap_or(others), collector, state, all)? {
         collector.absorb(other);
     }
+    collector.give_back_tables(free.into_inner());
     Ok(())
 }
 
@@ -568,8 +593,8 @@ fn numbers_inline(
                 Number::Float(float) => floats.push(float),
             }
         }
-        collector.ints(&ints)?;
-        collector.floats(&floats)?;
+        let taken = collector.ints(&ints).and_then(|()| collector.floats(&floats));
+        taken.map_err(|fault| raw::at(fault, (index * INLINE_NUMBERS + 1) as u64))?;
     }
     Ok(())
 }

@@ -161,6 +161,16 @@ impl Element {
         }
     }
 
+    /// The least integer there may be, where there are at most 65,536 of them.
+    pub(super) fn least(self) -> Option<i64> {
+        match self {
+            Element::Ints(Ints { scalar: Int::I8, .. }) => Some(i8::MIN.into()),
+            Element::Ints(Ints { scalar: Int::I16, .. }) => Some(i16::MIN.into()),
+            Element::Ints(Ints { scalar: Int::U8 | Int::U16, .. }) => Some(0),
+            _ => None,
+        }
+    }
+
     /// What a `descr` such as `<f8` stands for. Without an order, and with `|` or `=`, it is this machine's, as for NumPy.
     fn named(descr: &[u8]) -> Result<Self, Fault> {
         let native = cfg!(target_endian = "big");

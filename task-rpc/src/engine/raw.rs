@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 
 use task_proto::fault::{Fault, FaultKind};
+use task_proto::text::NPY;
 
 use super::Collector;
 use super::npy::Element;
@@ -84,13 +85,19 @@ impl Values {
     }
 }
 
+/// What to say of an input that begins so: its header would be taken for values.
+pub(super) fn foreign(start: &[u8]) -> Option<Fault> {
+    let message = "this is an npy file and no raw values; format=npy reads it";
+    start.starts_with(NPY).then(|| at(Fault::new(FaultKind::Malformed, message), 1))
+}
+
 /// The value after so many bytes is cut off: it has only this many.
 pub(super) fn cut_off(element: Element, before: u64, bytes: usize) -> Fault {
     let (begins, width) = (before + 1, element.width());
     let message = format!(
         "the input's length is no multiple of {width} bytes: the value that begins at byte {begins} has only {bytes}"
     );
-    at(Fault::new(FaultKind::NotANumber, message), before / width as u64 + 1)
+    at(Fault::new(FaultKind::Malformed, message), before / width as u64 + 1)
 }
 
 /// The fault, at this position in the list, from 1.

@@ -175,11 +175,6 @@ impl Collector {
         lock(&self.lease).reserve(bytes)
     }
 
-    /// Gives back what was taken in advance and not needed.
-    pub(super) fn settle(&mut self) {
-        lock(&self.lease).settle();
-    }
-
     /// Warns, once, that integers beyond 64 bits were read as floats: the first is here, in this source of several
     /// (from 0).
     pub(super) fn huge(&mut self, place: fmt::Arguments<'_>, source: Option<usize>) {
@@ -216,11 +211,35 @@ impl Collector {
         self.ints.extend(ints, &self.lease)
     }
 
+    /// Says that all integers that come are from this one on, and fewer than there are counters above it.
+    pub(super) fn expect_from(&mut self, least: i64) {
+        self.window.begin_at(least);
+    }
+
+    /// Takes the tables for as many of so many threads as there is memory for, if integers are counted: each that began
+    /// without one would have to keep all.
+    pub(super) fn tables(&mut self, threads: usize) -> Option<usize> {
+        self.counts.as_ref().filter(|_| !self.window.is_given_up())?;
+        let mut lease = lock(&self.lease);
+        Some((0..threads).take_while(|_| lease.try_grow(counts::BYTES)).count())
+    }
+
+    /// Gives so many of them back, which no thread took.
+    pub(super) fn give_back_tables(&mut self, tables: usize) {
+        lock(&self.lease).give_back(tables as u64 * counts::BYTES);
+    }
+
+    /// For another thread, that has one of them.
+    pub(super) fn counting(&self) -> Self {
+        let counts = self.window.base().map(Counts::new);
+        Collector { counts, ..self.beside() }
+    }
+
     /// Counts what is there, and all that will come, if it is like these.
     #[cold]
     fn begin_counting(&mut self, ints: &[i64]) -> Result<(), Fault> {
         let Some(base) = self.window.around(ints) else { return Ok(()) };
-        if lock(&self.lease).grow(counts::BYTES).is_err() {
+        if !lock(&self.lease).try_grow(counts::BYTES) {
             self.window.give_up();
             return Ok(());
         }
@@ -329,16 +348,19 @@ impl Collector {
         match (count, self.missing) {
             (0, 0) => return Err(Fault::new(FaultKind::EmptyInput, "there are no numbers in the input")),
             (0, missing) => {
-                let message = format!(
-                    "there are no numbers in the input: all {missing} values are missing and skipped"
-                );
+                let all = if missing == 1 {
+                    "its only value is".into()
+                } else {
+                    format!("all {missing} values are")
+                };
+                let message = format!("there are no numbers in the input: {all} missing and skipped");
                 return Err(Fault::new(FaultKind::EmptyInput, message));
             }
             _ => {}
         }
         let counted = self.counts.take().map(Counts::finish);
         let (values, mean) = match counted {
-            Some(counted) if is_tallied(&counted, count) => self.tally(&counted, count)?,
+            Some(counted) if is_tallied(&counted, count) => self.tally(&counted, count, checkpoint)?,
             counted => {
                 if let Some(counted) = counted {
                     self.recount(&counted, checkpoint)?;
@@ -352,11 +374,17 @@ impl Collector {
             }
         };
         let Collector { middle, missing, warnings, lease, .. } = self;
+        lock(&lease).settle();
         Ok(Sequence { values, middle, count, missing, mean, warnings, lease })
     }
 
     /// Takes each number as how often it occurs, and finds the mean.
-    fn tally(&mut self, counted: &Counted, count: u64) -> Result<(Values, f64), Fault> {
+    fn tally(
+        &mut self,
+        counted: &Counted,
+        count: u64,
+        checkpoint: Checkpoint<'_>,
+    ) -> Result<(Values, f64), Fault> {
         let others = count - counted.count();
         let Collector { lease, ints, floats, float_sum, .. } = self;
         let is_float = self.float_count > 0;
@@ -366,6 +394,7 @@ impl Collector {
         // Of integers among floats each is taken as its nearest float, which is an integer as well.
         let nearest = |int: i64| int as f64 as i128;
         ints.drain(lease, |ints| {
+            checkpoint()?;
             for &int in ints {
                 keys.push(if is_float { (int as f64).key() } else { int });
                 float_sum.add_int(nearest(int));
@@ -373,6 +402,7 @@ impl Collector {
             Ok(())
         })?;
         floats.drain(lease, |floats| {
+            checkpoint()?;
             keys.extend(floats.iter().filter(|float| float.is_number()).map(|float| float.key()));
             Ok(())
         })?;

@@ -73,13 +73,11 @@ impl<T> Shared<T> {
         lock(&self.job).as_ref().is_some_and(|job| !job.team.is_empty())
     }
 
-    /// Forgets an outcome that no call waits for, unless its result is used elsewhere; false if it is not forgotten.
-    pub(super) fn forget(&self) -> bool {
-        let Some(job) = lock(&self.job).take_if(|job| job.is_spare()) else { return false };
+    /// Forgets an outcome that no call waits for, unless its result is used elsewhere; `None` if it is not forgotten.
+    pub(super) fn forget(&self) -> Option<Outcome<T>> {
+        let job = lock(&self.job).take_if(|job| job.is_spare())?;
         // The thread that computed it may still own the job for a moment.
-        let outcome = job.outcome.send_replace(None);
-        drop(outcome);
-        true
+        job.outcome.send_replace(None)
     }
 }
 

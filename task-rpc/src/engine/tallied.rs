@@ -37,7 +37,9 @@ impl<V: Value> Tallied<V> {
             kept.1 += if same { next.1 } else { 0 };
             same
         });
-        let entries: Vec<_> = entries.into_iter().map(|(key, times)| (V::from_key(key), times)).collect();
+        let mut entries: Vec<_> = entries.into_iter().map(|(key, times)| (V::from_key(key), times)).collect();
+        // What it has grown by is not leased.
+        entries.shrink_to_fit();
         let count = entries.iter().map(|(_, times)| times).sum();
         Tallied { entries, count }
     }
@@ -117,6 +119,7 @@ mod tests {
         let counted = (base..base + 300).map(|int| (int as f64, 2));
         let tallied = Tallied::new(counted, vec![(base as f64).key(), (-0.0_f64).key(), 0.0_f64.key()]);
         assert_eq!((tallied.len(), tallied.count), (3, 603));
+        assert_eq!(tallied.entries.capacity(), 3, "no more than is leased");
         let modes = Modes { values: vec![(base + 256) as f64], frequency: 342, total: 1 };
         assert_eq!(tallied.modes(), modes);
         assert_eq!(tallied.middle(), Some(((base + 256) as f64, (base + 256) as f64)));

@@ -104,7 +104,7 @@ fn a_raw_input_that_is_at_fault_names_the_value() {
     home.task(["--format", "i64"]).stdin([0; 20]).ends().fails(1, &format!("task: stdin: value 3: {cut}"));
     assert_eq!(
         home.task(["--json", "--format", "i64", "1", "cut.i64"]).ends().json_error(),
-        json!({"kind": "not_a_number", "message": cut, "input": "cut.i64", "value": 3})
+        json!({"kind": "malformed", "message": cut, "input": "cut.i64", "value": 3})
     );
     let mut values = [1.0_f64; 20];
     values[16] = f64::NAN;

@@ -9,6 +9,9 @@ pub(crate) const SLOT_BITS: u32 = 17;
 /// 128 KiB. Pairs of bits instead of bytes, 32 KiB, took longer (1.6 ns instead of 1.2).
 const SLOTS: usize = 1 << SLOT_BITS;
 
+/// Bytes of a table.
+pub(crate) const BYTES: usize = SLOTS;
+
 /// A table of counters up to 255.
 #[derive(Debug)]
 pub(crate) struct Bounds(Vec<u8>);

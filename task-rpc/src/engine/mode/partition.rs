@@ -14,7 +14,7 @@ use super::survey::Survey;
 use super::tally::{Tally, take_sorted};
 use super::{CHUNK, Work};
 use crate::engine::kernels::ahead::ahead;
-use crate::engine::kernels::bounds::{Bounds, SLOT_BITS, retain};
+use crate::engine::kernels::bounds::{self, Bounds, SLOT_BITS, retain};
 use crate::engine::kernels::codes::{Mix, hashes};
 use crate::engine::slab::Slab;
 use crate::engine::value::Value;
@@ -61,7 +61,7 @@ pub(super) fn tally<V: Value>(
     let mut lease = work.budget.lease();
     lease.grow(expected.saturating_mul(size_of::<u64>() as u64))?;
     lease.grow(((parts + 1) * work.blocks.len() * size_of::<u32>()) as u64)?;
-    lease.grow((threads * (PARTS * size_of::<u32>() + size_of::<Bounds>())) as u64)?;
+    lease.grow((threads * (PARTS * size_of::<u32>() + bounds::BYTES)) as u64)?;
     let mut slab =
         usize::try_from(expected).ok().and_then(|words| Slab::new(words).ok()).ok_or_else(|| {
             Fault::new(FaultKind::TooLarge, "the system has no memory for the scratch space of the mode")

@@ -107,3 +107,12 @@ fn a_run_of_others_does_not_end_the_counting_of_many() {
     collector.ints(&vec![1 << 40; 1_000_000]).unwrap();
     assert!(collector.window.is_given_up());
 }
+
+#[test]
+fn to_tally_looks_at_its_cancellation() {
+    let mut collector = collector(&Budget::new(None));
+    collector.ints(&vec![7; 100_000]).unwrap();
+    collector.floats(&[0.5; 10]).unwrap();
+    let cancelled = || Err(Fault::new(FaultKind::Cancelled, ""));
+    assert_eq!(collector.finish(&cancelled).unwrap_err().kind, FaultKind::Cancelled);
+}
