@@ -1,6 +1,7 @@
 """Mean of a numpy array that the service uses where it is: mean_array.py SOCKET NUMBER...
 
-The array lies in a sealed memfd, which nobody can change any more. So the service maps it, without a copy."""
+The array lies in a sealed memfd, which nobody can change any more. So the service maps it, and
+copies nothing."""
 
 import fcntl
 import json
@@ -33,4 +34,5 @@ if __name__ == "__main__":
         reply = json.loads(stats.makefile().readline())
     if "error" in reply:
         sys.exit(f"mean_array.py: {reply['error']['message']}")
-    print("mean", reply["result"]["value"], "of", reply["result"]["count"], "numbers")
+    result = reply["result"]
+    print("mean", result["value"], "of", result["count"], "numbers,", result["missing"], "missing")

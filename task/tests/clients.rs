@@ -123,8 +123,10 @@ fn numpy_hands_over_an_array() {
     let has_it =
         |name: &&str| service.home.run("sh", ["-c", &python(name)]).ends_beside_others().status.success();
     let python = pythons.into_iter().find(has_it).unwrap();
-    service.script(python, "numpy/mean_array.py", &NUMBERS).answers("mean 4.25 of 8 numbers\n");
-    service.script(python, "numpy/mean_array.py", &["0.1", "nan", "inf"]).answers("mean inf of 2 numbers\n");
+    service.script(python, "numpy/mean_array.py", &NUMBERS).answers("mean 4.25 of 8 numbers, 0 missing\n");
+    service
+        .script(python, "numpy/mean_array.py", &["0.1", "nan", "inf"])
+        .answers("mean inf of 2 numbers, 1 missing\n");
     service.script(python, "numpy/mean_array.py", &[]).fails(1, &format!("mean_array.py: {EMPTY}"));
     service.stops();
 }

@@ -110,9 +110,12 @@ fn a_run_of_others_does_not_end_the_counting_of_many() {
 
 #[test]
 fn to_tally_looks_at_its_cancellation() {
-    let mut collector = collector(&Budget::new(None));
-    collector.ints(&vec![7; 100_000]).unwrap();
-    collector.floats(&[0.5; 10]).unwrap();
-    let cancelled = || Err(Fault::new(FaultKind::Cancelled, ""));
-    assert_eq!(collector.finish(&cancelled).unwrap_err().kind, FaultKind::Cancelled);
+    for floats in [&[][..], &[0.5; 10]] {
+        let mut collector = collector(&Budget::new(None));
+        collector.ints(&vec![7; 100_000]).unwrap();
+        collector.ints(&[1 << 40]).unwrap();
+        collector.floats(floats).unwrap();
+        let cancelled = || Err(Fault::new(FaultKind::Cancelled, ""));
+        assert_eq!(collector.finish(&cancelled).unwrap_err().kind, FaultKind::Cancelled);
+    }
 }
