@@ -173,4 +173,18 @@ mod tests {
         assert_eq!([5, 65, 72, u64::MAX].map(|offset| values(&whole, offset)), [None; 4]);
         assert_eq!([0, 5].map(|offset| values(&cut, offset)), [None; 2]);
     }
+    #[test]
+    fn what_was_there_from_an_offset_on_says_nothing_of_what_comes_before() {
+        let memfd = memfd_create("holed", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        let page = 64 * 1024;
+        rustix::io::pwrite(&memfd, &vec![1; page], page as u64).unwrap();
+        fcntl_add_seals(&memfd, SEALS).unwrap();
+        let (maps, memfd) = (Maps::default(), Arc::new(Attachment::from(memfd)));
+        let behind = maps.view(&memfd, page as u64).unwrap();
+        assert!(behind.is_there(0..page / 8));
+        behind.was_there();
+        let whole = maps.view(&memfd, 0).unwrap();
+        assert!(!whole.is_there(0..1) && !whole.is_there(0..page / 4));
+        assert!(whole.is_there(page / 8..page / 4));
+    }
 }
