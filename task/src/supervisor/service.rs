@@ -124,8 +124,10 @@ impl Service {
                 }
             };
             let event = tokio::select! {
-                Some((generation, report)) = self.reports.recv() => self.learn(generation, report),
+                biased;
+                // Before an orderly stop that was asked for with it: the worker would be gone by itself.
                 () = at_once.notified() => Some(Event::StopNow),
+                Some((generation, report)) = self.reports.recv() => self.learn(generation, report),
                 order = orders.recv(), if owned => {
                     owned = order.is_some();
                     Some(self.obey(order.unwrap_or(Order::Stop)))
