@@ -1,6 +1,8 @@
 //! One job's way through the sources of its query: each is read, or looked at where it is, by all threads together, and
 //! all of them are one sequence.
 
+mod look;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -15,18 +17,17 @@ use task_proto::text::{BOM, NPY, Place, foreign};
 use task_proto::wire::Attachment;
 
 use super::claims::Claims;
-use super::column::BLOCK;
 use super::cores::cores;
 use super::crew::{Crew, beside};
 use super::feed::{self, Feed, Kind, Room, kind};
-use super::map::{Maps, View};
-use super::median::sum_and_middle;
+use super::map::Maps;
 use super::npy::{Element, Header};
 use super::raw::{self, First, Values};
 use super::sequence::missing;
 use super::team::{Hand, lock};
 use super::text::{self, Joined, Parser, Summary};
-use super::{Budget, Collector, Engine, Lease, Sequence, no_attachment};
+use super::{Budget, Collector, Engine, Sequence, no_attachment};
+use look::{find_middle, look_at_floats, look_at_ints};
 
 /// Bytes of an input that one thread works on before others are worth their start.
 const ALONE: u64 = 1024 * 1024;
@@ -402,110 +403,6 @@ fn together(
     }
     collector.give_back_tables(free.into_inner());
     Ok(())
-}
-
-/// Looks at the blocks of a view, on all threads; nothing comes of it where one of them is not in memory.
-fn look_at<T: Sync>(
-    collector: &Collector,
-    view: &View,
-    blocks: &[&[T]],
-    crew: &Crew<'_>,
-    look: impl Fn(&mut Collector, &[T]) + Sync,
-) -> Result<Option<Vec<Collector>>, Fault> {
-    let absent = AtomicBool::new(false);
-    let another = collector.beside();
-    let looked = crew.fold(
-        blocks.len(),
-        || another.beside(),
-        |collector, index| {
-            let (begin, block) = (index * BLOCK, blocks[index]);
-            if !view.is_there(begin..begin + block.len()) {
-                absent.store(true, Relaxed);
-                return Err(Fault::new(FaultKind::Unreadable, "a page is not in memory"));
-            }
-            look(collector, block);
-            Ok(())
-        },
-    );
-    if absent.into_inner() {
-        return Ok(None);
-    }
-    let looked = looked?;
-    view.was_there();
-    Ok(Some(looked))
-}
-
-fn look_at_ints(collector: &mut Collector, view: View, crew: &Crew<'_>) -> Result<bool, Fault> {
-    let blocks: Vec<_> = view.ints().chunks(BLOCK).collect();
-    let Some(looked) = look_at(collector, &view, &blocks, crew, Collector::look_at_ints)? else {
-        return Ok(false);
-    };
-    for other in looked {
-        collector.absorb(other);
-    }
-    collector.mapped_ints(view);
-    Ok(true)
-}
-
-fn look_at_floats(collector: &mut Collector, view: View, crew: &Crew<'_>) -> Result<bool, Fault> {
-    let blocks: Vec<_> = view.floats().chunks(BLOCK).collect();
-    let Some(looked) = look_at(collector, &view, &blocks, crew, Collector::look_at_floats)? else {
-        return Ok(false);
-    };
-    let missing: u64 = looked.iter().map(Collector::missing).sum();
-    if missing > 0 && collector.policy() == Missing::Error {
-        return Err(missing_at(&blocks, crew));
-    }
-    for other in looked {
-        collector.absorb(other);
-    }
-    collector.mapped_floats(view);
-    Ok(true)
-}
-
-/// Finds the middle of the numbers in the same pass: their sum and the bracket of their median cost less together, while a
-/// block is in the cache.
-fn find_middle(
-    collector: &mut Collector,
-    view: View,
-    engine: &Engine,
-    mut lease: Lease,
-    crew: &Crew<'_>,
-) -> Result<bool, Fault> {
-    let blocks: Vec<_> = view.floats().chunks(BLOCK).collect();
-    if look_at(collector, &view, &blocks, crew, |_, _| ())?.is_none() {
-        return Ok(false);
-    }
-    let found = sum_and_middle(engine.simd, crew, &blocks, &mut lease, engine.seed);
-    drop(lease);
-    let (sum, missing, middle) = match found {
-        // For the sum alone there is room: only who asks for the median is to hear of it.
-        Err(fault) if fault.kind == FaultKind::TooLarge => return look_at_floats(collector, view, crew),
-        found => found?,
-    };
-    if missing > 0 && collector.policy() == Missing::Error {
-        return Err(missing_at(&blocks, crew));
-    }
-    collector.summed(&sum, view.floats().len() as u64 - missing, missing);
-    collector.mapped_floats(view);
-    collector.found(middle);
-    Ok(true)
-}
-
-/// The fault of the first value that is missing.
-fn missing_at(blocks: &[&[f64]], crew: &Crew<'_>) -> Fault {
-    let mut before = 0;
-    for block in blocks {
-        if let Err(fault) = crew.checkpoint() {
-            return fault;
-        }
-        if let Some(first) = block.iter().position(|float| float.is_nan()) {
-            before += first;
-            break;
-        }
-        before += block.len();
-    }
-    raw::at(missing(), before as u64 + 1)
 }
 
 impl Reading {
