@@ -195,7 +195,13 @@ impl Endings {
             let (task, ended) = act(&self.house, &mut self.moments);
             let gone = self.house.gone(task, ended.at);
             assert!(gone < GONE, "processes lived {gone:?} after {ended}");
-            assert!(self.house.left().is_empty(), "{:?} was left after {ended}", self.house.left());
+            let locks = || fs::read_to_string("/proc/locks").unwrap_or_default();
+            assert!(
+                self.house.left().is_empty(),
+                "{:?} was left after {ended}\n{}",
+                self.house.left(),
+                locks()
+            );
             lives.push(gone);
             ends.push(ended.took);
         }

@@ -118,9 +118,13 @@ impl House {
     /// Waits until none of the run's processes lives; how long after `end` that was.
     pub(crate) fn gone(&self, task: u32, end: Instant) -> Duration {
         loop {
-            let living = self.processes(task);
+            let mut living = self.processes(task);
             if living.is_empty() && !somebody_changes() {
-                return end.elapsed();
+                // What had no name at the first look may have one since.
+                living = self.processes(task);
+                if living.is_empty() {
+                    return end.elapsed();
+                }
             }
             for pid in living.into_iter().filter_map(pid_of) {
                 // It may be gone since, and reaped by the one whose child it is.
