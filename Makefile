@@ -28,7 +28,7 @@ test: ## run all tests
 
 # CASES= sets how many for each kernel and level; `make test` has thousands.
 CASES ?= 1000000
-test-long: ## hold the engine against exact arithmetic in millions of cases, for a quarter of an hour
+test-long: ## hold the engine against exact arithmetic in millions of cases, for an hour or more
 	CASES=$(CASES) TASK_TEST_CASES=$(CASES) $(CARGO) test --release --locked --package task-rpc --lib engine
 	CASES=$(CASES) TASK_TEST_CASES=$(CASES) \
 	  $(CARGO) test --release --locked --package task-rpc --test engine_oracle --test engine_text
