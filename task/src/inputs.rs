@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use task_proto::fault::Fault;
-use task_proto::limits::{INLINE_NUMBERS, SOURCES};
+use task_proto::limits::{INLINE_NUMBERS, PIPE, SOURCES};
 use task_proto::number::{Number, Token};
 use task_proto::stats::{Format, Missing, Query, Source};
 use task_proto::text::Place;
@@ -202,6 +202,11 @@ impl Gathering {
                 message: "is a directory; name the files in it".into(),
                 place: exit::Place::of(name),
             });
+        }
+        // A pipe that holds more costs its writer and the worker fewer waits for each other. One that holds more already is left
+        // as it is, as is that of somebody who has more pipes than they may enlarge.
+        if rustix::pipe::fcntl_getpipe_size(&file).is_ok_and(|size| size < PIPE) {
+            let _ = rustix::pipe::fcntl_setpipe_size(&file, PIPE);
         }
         let file = match (rustix::termios::isatty(&file), self.format) {
             (false, _) => file,
