@@ -8,14 +8,16 @@ use std::process::Stdio;
 use std::sync::mpsc;
 use std::thread;
 
+use task_proto::limits::PIPE;
+
 use crate::house::{ANSWER, House, LIMIT, Run, figure, kill, until};
 
 /// Numbers in a file that keeps a worker busy for long enough to be killed in between.
 const MANY: usize = 5_000_000;
 /// Bytes that a worker has read for certain when it is in the middle of that file.
 const SOME: u64 = 1024 * 1024;
-/// What a pipe holds: so much of what was written may not have been read, and so much again not have been counted.
-const PIPE: u64 = 64 * 1024;
+/// So much of what was written into a pipe may not have been read, and so much again not have been counted.
+const HELD: u64 = PIPE as u64;
 
 fn big_file(house: &House) -> PathBuf {
     let path = house.path("fives.txt");
@@ -33,11 +35,14 @@ fn kill_while_it_reads(worker: u32) {
     kill(worker);
 }
 
+/// Bytes that [`feed`] writes.
+const FED: u64 = 4 * HELD;
+
 /// Writes so much into the pipe that most of it has been read when this returns.
 fn feed(mut pipe: PipeWriter) -> PipeWriter {
     let (fed, is_fed) = mpsc::channel();
     thread::spawn(move || {
-        pipe.write_all(&b"7 ".repeat(SOME as usize / 2)).unwrap();
+        pipe.write_all(&b"7 ".repeat(FED as usize / 2)).unwrap();
         fed.send(pipe)
     });
     is_fed.recv_timeout(LIMIT).expect("somebody reads the pipe")
@@ -108,7 +113,7 @@ fn a_pipe_that_was_begun_is_lost_with_its_worker_and_the_run_says_how_much() {
     let message = error["message"].as_str().unwrap();
     assert!(message.contains("killed by SIGKILL"), "{message}");
     let bytes = message.split(' ').find_map(|word| word.parse::<u64>().ok()).unwrap();
-    assert!((SOME - 2 * PIPE..=SOME).contains(&bytes), "{message}");
+    assert!((FED - 2 * HELD..=FED).contains(&bytes), "{message}");
     assert!(house.left().is_empty() && house.processes(task).is_empty(), "{ended}");
 }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::Signal;
 use task_proto::handshake::{Answer, Hello, PROTOCOL, SandboxMode, receive_answer, send_hello};
-use task_proto::limits::Limits;
+use task_proto::limits::{Limits, PIPE};
 use task_proto::scoreboard::Board;
 
 use crate::house::{House, Run, stop, task_rpc};
@@ -30,7 +30,7 @@ fn a_stopped_worker_dies_with_its_host() {
     let run = Run::start(house.task(&[]).stdin(reader));
     let (task, worker) = (run.pid(), run.worker(None));
     // More than a pipe holds: when it is written the worker has begun its work.
-    writer.write_all(&b"1 ".repeat(100_000)).unwrap();
+    writer.write_all(&b"1 ".repeat(PIPE)).unwrap();
     stop(worker);
     run.signal(Signal::KILL);
     let ended = run.end();

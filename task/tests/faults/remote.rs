@@ -11,7 +11,7 @@ use futures::future::join_all;
 use task_host::client::{self, CallError, Client};
 use task_host::control::{Caller, State};
 use task_host::verdict::Verdict;
-use task_proto::limits::CONTROL_CONNECTIONS;
+use task_proto::limits::{CONTROL_CONNECTIONS, PIPE};
 use task_proto::stats::{Format, Missing, Query, Source, StatsClient, StatsRequest, StatsResponse};
 use tokio::runtime::Builder;
 
@@ -48,7 +48,7 @@ fn in_flight(runtime: &Path) {
 fn begun(house: &House, mut writer: PipeWriter) -> PipeWriter {
     in_flight(&house.runtime());
     // More than a pipe holds: the last of it goes in only once the first has been read.
-    writer.write_all(&b"7 ".repeat(128 * 1024)).unwrap();
+    writer.write_all(&b"7 ".repeat(2 * PIPE)).unwrap();
     writer
 }
 
@@ -80,7 +80,7 @@ fn a_pipe_that_was_begun_is_lost_with_its_worker_and_the_call_says_how_much_and_
     let message = error["message"].as_str().unwrap();
     assert!(message.contains("killed by SIGKILL"), "{message}");
     let bytes = message.split(' ').find_map(|word| word.parse::<u64>().ok()).unwrap();
-    assert!((64 * 1024..=256 * 1024).contains(&bytes), "{message}");
+    assert!((2 * PIPE as u64..=4 * PIPE as u64).contains(&bytes), "{message}");
 }
 
 #[test]
