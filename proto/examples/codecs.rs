@@ -4,6 +4,11 @@
 //! rounds, so that a busy machine slows all codecs alike. postcard gets types of its own: it writes no type marks,
 //! so it cannot carry a number that is an integer or a float, nor a request of which parts may be absent.
 
+#[path = "../src/wire/pack.rs"]
+mod pack;
+#[path = "../src/wire/unpack.rs"]
+mod unpack;
+
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -84,14 +89,16 @@ where
     let mut array =
         Codec::new("MessagePack, arrays", array_encode::<T> as Encode<T>, packed_decode::<T>, value);
     let mut map = Codec::new("MessagePack, maps", map_encode::<T> as Encode<T>, packed_decode::<T>, value);
+    let mut own = Codec::new("MessagePack, maps, ours", own_encode::<T> as Encode<T>, own_decode::<T>, value);
     let mut postcard = Codec::new("postcard", postcard_encode::<P> as Encode<P>, postcard_decode::<P>, plain);
     for _ in 0..ROUNDS {
         json.round(value, times);
         array.round(value, times);
         map.round(value, times);
+        own.round(value, times);
         postcard.round(plain, times);
     }
-    for row in [json.row(), array.row(), map.row(), postcard.row()] {
+    for row in [json.row(), array.row(), map.row(), own.row(), postcard.row()] {
         println!("| {message} | {row} |");
     }
 }
@@ -152,6 +159,16 @@ fn map_encode<T: Serialize>(value: &T) -> Vec<u8> {
 
 fn packed_decode<T: DeserializeOwned>(bytes: &[u8]) -> T {
     rmp_serde::from_slice(bytes).expect(OWN)
+}
+
+fn own_encode<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut room = Vec::new();
+    pack::pack(value, usize::MAX, &mut room).expect(OWN);
+    room
+}
+
+fn own_decode<T: DeserializeOwned>(bytes: &[u8]) -> T {
+    unpack::unpack(bytes).expect(OWN)
 }
 
 fn postcard_encode<T: Serialize>(value: &T) -> Vec<u8> {

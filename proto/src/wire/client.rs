@@ -20,14 +20,16 @@ use crate::limits::Limits;
 
 /// The client's end of a connection.
 pub fn client<Req, Resp>(stream: FdStream, limits: &Limits) -> ClientTransport<Req, Resp> {
+    let greeting = Arc::default();
+    let codec = ClientCodec::new(limits.frame, Arc::clone(&greeting));
     ClientTransport {
-        inner: tokio_serde::Framed::new(framed(stream, limits), ClientCodec { limit: limits.frame }),
+        inner: tokio_serde::Framed::new(framed(stream.plain(), limits), codec),
         buffered: VecDeque::new(),
         unsent: VecDeque::new(),
         refused: false,
         ended: false,
         error: None,
-        greeting: Arc::default(),
+        greeting,
     }
 }
 

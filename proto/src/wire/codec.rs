@@ -5,8 +5,9 @@
 //! can be answered is answered.
 
 use std::io::{self, ErrorKind, Write};
+use std::mem;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
@@ -18,8 +19,10 @@ use tokio_serde::{Deserializer, Serializer};
 
 use super::frames::Frames;
 use super::gate::{Gated, Permit};
-use super::message::{ClientMessage, Context, NOTICE_ID, Request, Response, WireError};
+use super::message::{ClientMessage, Context, Greeting, NOTICE_ID, Request, Response, WireError};
+use super::pack::{Failure, pack};
 use super::server::{Held, Incoming};
+use super::unpack::{Unread, unpack};
 use crate::limits::{FAILURE_SHOWN, LONG_MESSAGE};
 use crate::number::Number;
 
@@ -48,14 +51,14 @@ pub(super) enum Arrival<Req: DeserializeOwned + Send + 'static, Resp: Serialize>
 /// The server's half: requests in, replies out.
 #[derive(Debug, Clone)]
 pub(super) struct ServerCodec {
-    limit: usize,
+    encoder: Encoder,
     permits: Arc<Semaphore>,
     template: context::Context,
 }
 
 impl ServerCodec {
     pub(super) fn new(limit: usize, permits: Arc<Semaphore>) -> Self {
-        ServerCodec { limit, permits, template: context::current() }
+        ServerCodec { encoder: Encoder::new(limit), permits, template: context::current() }
     }
 
     /// Decodes a request that was held, now that there is a permit for it.
@@ -127,7 +130,7 @@ impl Arrived {
 type Decoded<Req> = ClientMessage<Result<Req, ServerError>>;
 
 fn decode<Req: DeserializeOwned + Send + 'static>(frame: &[u8]) -> io::Result<Decoded<Req>> {
-    let reason = match rmp_serde::from_slice(frame) {
+    let reason = match read(frame) {
         Ok(ClientMessage::Request(Request { context, id, message })) => {
             return Ok(ClientMessage::Request(Request { context, id, message: Ok(message) }));
         }
@@ -139,7 +142,7 @@ fn decode<Req: DeserializeOwned + Send + 'static>(frame: &[u8]) -> io::Result<De
     // It repeats a name that it does not know, however long that is.
     let mut reason = reason.to_string();
     reason.truncate(reason.floor_char_boundary(FAILURE_SHOWN));
-    match rmp_serde::from_slice(frame) {
+    match read(frame) {
         Ok(ClientMessage::Request(Request { context, id, message: IgnoredAny })) => {
             let error =
                 ServerError::new(ErrorKind::InvalidData, format!("the request cannot be decoded: {reason}"));
@@ -190,10 +193,12 @@ impl<Resp: Serialize> Serializer<tarpc::Response<Resp>> for ServerCodec {
     fn serialize(self: Pin<&mut Self>, reply: &tarpc::Response<Resp>) -> io::Result<Bytes> {
         let tarpc::Response { request_id, ref message } = *reply;
         let message = message.as_ref().map_err(WireError::from);
-        encode(&Response { request_id, message }, self.limit)
+        let encoder = &mut self.get_mut().encoder;
+        encoder
+            .encode(&Response { request_id, message })
             .or_else(|reason| {
                 let error = ServerError::new(ErrorKind::InvalidData, format!("the reply {reason}"));
-                encode(&Response::<()> { request_id, message: Err(WireError::from(&error)) }, self.limit)
+                encoder.encode(&Response::<()> { request_id, message: Err(WireError::from(&error)) })
             })
             .map_err(|reason| invalid(format!("the reply {reason}")))
     }
@@ -202,7 +207,21 @@ impl<Resp: Serialize> Serializer<tarpc::Response<Resp>> for ServerCodec {
 /// The client's half: requests out, replies in.
 #[derive(Debug, Clone)]
 pub(super) struct ClientCodec {
-    pub(super) limit: usize,
+    encoder: Encoder,
+    /// Who serves, once that is known.
+    greeting: Arc<OnceLock<Greeting>>,
+}
+
+impl ClientCodec {
+    pub(super) fn new(limit: usize, greeting: Arc<OnceLock<Greeting>>) -> Self {
+        ClientCodec { encoder: Encoder::new(limit), greeting }
+    }
+
+    fn context(&self, context: &context::Context) -> Context {
+        let context = Context::of(context, Instant::now());
+        let is_ours = self.greeting.get().is_some_and(|greeting| greeting.connection > 0);
+        if is_ours { context.shortened() } else { context }
+    }
 }
 
 impl<Req: Serialize> Serializer<tarpc::ClientMessage<Req>> for ClientCodec {
@@ -211,18 +230,14 @@ impl<Req: Serialize> Serializer<tarpc::ClientMessage<Req>> for ClientCodec {
     fn serialize(self: Pin<&mut Self>, message: &tarpc::ClientMessage<Req>) -> io::Result<Bytes> {
         let message = match message {
             tarpc::ClientMessage::Request(tarpc::Request { context, id, message }) => {
-                ClientMessage::Request(Request {
-                    context: Context::of(context, Instant::now()),
-                    id: *id,
-                    message,
-                })
+                ClientMessage::Request(Request { context: self.context(context), id: *id, message })
             }
             tarpc::ClientMessage::Cancel { trace_context, request_id } => {
                 ClientMessage::Cancel { trace_context: *trace_context, request_id: *request_id }
             }
             _ => return Err(ErrorKind::Unsupported.into()),
         };
-        encode(&message, self.limit).map_err(|reason| {
+        self.get_mut().encoder.encode(&message).map_err(|reason| {
             io::Error::new(ErrorKind::InvalidInput, format!("never sent: the request {reason}"))
         })
     }
@@ -232,11 +247,11 @@ impl<Resp: DeserializeOwned> Deserializer<tarpc::Response<Resp>> for ClientCodec
     type Error = io::Error;
 
     fn deserialize(self: Pin<&mut Self>, frame: &BytesMut) -> io::Result<tarpc::Response<Resp>> {
-        let (request_id, message) = match rmp_serde::from_slice::<Response<Resp>>(frame) {
+        let (request_id, message) = match read::<Response<Resp>>(frame) {
             Ok(Response { request_id, message }) => (request_id, message.map_err(ServerError::from)),
             Err(reason) => {
                 let detail = format!("the reply cannot be decoded: {reason}");
-                let Ok(Response::<IgnoredAny> { request_id, .. }) = rmp_serde::from_slice(frame) else {
+                let Ok(Response::<IgnoredAny> { request_id, .. }) = read(frame) else {
                     return Err(invalid(detail));
                 };
                 (request_id, Err(ServerError::new(ErrorKind::InvalidData, detail)))
@@ -256,15 +271,49 @@ fn invalid(reason: String) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, reason)
 }
 
-/// At most `limit` bytes of `MessagePack`, or why not.
-pub(super) fn encode(message: &impl Serialize, limit: usize) -> Result<Bytes, String> {
-    let mut frame = Capped { bytes: Vec::with_capacity(128), limit, over: false };
-    let mut serializer = rmp_serde::Serializer::new(&mut frame).with_struct_map();
-    match message.serialize(&mut serializer) {
-        Ok(()) => Ok(frame.bytes.into()),
-        Err(_) if frame.over => Err(format!("is over the limit of a frame, {limit} bytes")),
-        Err(error) => Err(format!("cannot be encoded: {error}")),
+fn read<T: DeserializeOwned>(frame: &[u8]) -> Result<T, rmp_serde::decode::Error> {
+    unpack(frame).or_else(|Unread| rmp_serde::from_slice(frame))
+}
+
+/// Writes messages of at most `limit` bytes in `MessagePack`.
+#[derive(Debug, Clone)]
+pub(super) struct Encoder {
+    limit: usize,
+    /// Room for those of the usual size: a message is copied out of it, and has no byte too many.
+    room: Vec<u8>,
+}
+
+impl Encoder {
+    pub(super) fn new(limit: usize) -> Self {
+        Encoder { limit, room: Vec::new() }
     }
+
+    /// The encoding of a message, or why there is none.
+    pub(super) fn encode(&mut self, message: &impl Serialize) -> Result<Bytes, String> {
+        let packed = pack(message, self.limit, &mut self.room);
+        let large = self.room.capacity() > LONG_MESSAGE;
+        match packed {
+            Ok(()) if large => return Ok(mem::take(&mut self.room).into()),
+            Ok(()) => return Ok(Bytes::copy_from_slice(&self.room)),
+            Err(failure) => {
+                self.room = Vec::new();
+                if failure == Failure::Over {
+                    return Err(over(self.limit));
+                }
+            }
+        }
+        let mut frame = Capped { bytes: Vec::new(), limit: self.limit, over: false };
+        let mut serializer = rmp_serde::Serializer::new(&mut frame).with_struct_map();
+        match message.serialize(&mut serializer) {
+            Ok(()) => Ok(frame.bytes.into()),
+            Err(_) if frame.over => Err(over(self.limit)),
+            Err(error) => Err(format!("cannot be encoded: {error}")),
+        }
+    }
+}
+
+fn over(limit: usize) -> String {
+    format!("is over the limit of a frame, {limit} bytes")
 }
 
 /// Stops an encoding as soon as it is over the limit.
@@ -288,3 +337,6 @@ impl Write for Capped {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use tarpc::{Response, ServerError};
 use tokio::sync::Semaphore;
 use tokio_util::codec::{LengthDelimitedCodec, LengthDelimitedCodecError};
 
-use super::codec::{Arrival, Body, Long, ServerCodec, encode};
+use super::codec::{Arrival, Body, Encoder, Long, ServerCodec};
 use super::decoder::{Decoder, Decoding};
 use super::gate::Permit;
 use super::message::{self, GREETING_ID, Greeting, NOTICE_ID, WireError};
@@ -69,7 +69,7 @@ impl<Req: DeserializeOwned + Send + 'static, Resp: Serialize> Frames<Req, Resp> 
 pub(super) fn notice(reason: &io::Error, limit: usize) -> Vec<u8> {
     let error = ServerError::new(reason.kind(), reason.to_string());
     let message = Err(WireError::from(&error));
-    let notice = encode(&message::Response::<()> { request_id: NOTICE_ID, message }, limit);
+    let notice = Encoder::new(limit).encode(&message::Response::<()> { request_id: NOTICE_ID, message });
     // One over the limit would not be read.
     notice.map_or_else(|_| Vec::new(), |notice| [&(notice.len() as u32).to_be_bytes(), &notice[..]].concat())
 }

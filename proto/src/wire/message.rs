@@ -5,12 +5,13 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use tarpc::trace::SamplingDecision;
 use tarpc::{ServerError, context, trace};
 
 use crate::limits::NO_DEADLINE;
 
 /// Mirror of [`tarpc::ClientMessage`]; `T` is the request, a reference to it, or what skips it.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ClientMessage<T> {
     Request(Request<T>),
     Cancel {
@@ -21,7 +22,7 @@ pub(super) enum ClientMessage<T> {
 }
 
 /// Mirror of [`tarpc::Request`].
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Request<T> {
     pub(super) context: Context,
     pub(super) id: u64,
@@ -32,11 +33,13 @@ pub(super) struct Request<T> {
 ///
 /// tarpc adds the duration to the clock while it decodes, which panics on overflow, and hands it to a timer that
 /// panics beyond 2.2 years; so it is bounded here, before tarpc sees it.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Context {
     #[serde(default = "no_deadline")]
     pub(super) deadline: Duration,
-    pub(super) trace_context: trace::Context,
+    /// A stock server wants one; ours takes none for that of no trace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) trace_context: Option<trace::Context>,
 }
 
 fn no_deadline() -> Duration {
@@ -46,7 +49,16 @@ fn no_deadline() -> Duration {
 impl Context {
     pub(super) fn of(context: &context::Context, now: Instant) -> Self {
         let deadline = context.deadline.saturating_duration_since(now).min(NO_DEADLINE);
-        Context { deadline, trace_context: context.trace_context }
+        Context { deadline, trace_context: Some(context.trace_context) }
+    }
+
+    /// The same for a server of ours. Where nothing is traced, tarpc's client gives each call a number within no trace: to
+    /// write that and to read it takes as long as eight numbers.
+    pub(super) fn shortened(self) -> Self {
+        let is_traced = |context: &trace::Context| {
+            !context.trace_id.is_none() || context.sampling_decision == SamplingDecision::Sampled
+        };
+        Context { trace_context: self.trace_context.filter(is_traced), ..self }
     }
 
     /// When the client of a message that arrived then gives up.
@@ -57,13 +69,13 @@ impl Context {
     /// tarpc's context, of a message that arrived then. The template is any: that type has no constructor.
     pub(super) fn into_tarpc(self, arrived: Instant, mut template: context::Context) -> context::Context {
         template.deadline = self.deadline(arrived);
-        template.trace_context = self.trace_context;
+        template.trace_context = self.trace_context.unwrap_or_default();
         template
     }
 }
 
 /// Mirror of [`tarpc::Response`].
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Response<T> {
     pub(super) request_id: u64,
     pub(super) message: Result<T, WireError>,
@@ -89,7 +101,7 @@ pub struct Greeting {
 }
 
 /// Mirror of [`ServerError`], whose own form writes the kind as `i32` and reads it as `u32`.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct WireError {
     kind: u32,
     detail: String,

@@ -21,9 +21,11 @@ pub mod gate;
 pub mod hangup;
 pub mod json;
 mod message;
+mod pack;
 mod server;
 pub mod stream;
 mod turns;
+mod unpack;
 
 pub use attachments::{Attachment, Attachments};
 pub use client::{ClientTransport, NEVER_SENT, client};

@@ -113,3 +113,27 @@ fn a_greeting_of_a_later_version_tells_that_somebody_serves_but_not_who() {
         assert_eq!(known.get(), Some(&Greeting::default()));
     });
 }
+
+#[test]
+fn a_server_of_ours_is_sent_no_trace_where_there_is_none_and_a_stranger_always_one() {
+    local(async {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut client = client(ours);
+        let ask = async |client: &mut Wire, theirs: &mut UnixStream, trace: u128| {
+            let mut context = within(LONG);
+            context.trace_context.trace_id = trace.into();
+            let request = Request { context, id: 1, message: ProbeRequest::Grow { bytes: 1 } };
+            client.send(ClientMessage::Request(request)).await.unwrap();
+            let mut frame = vec![0; theirs.read_u32().await.unwrap() as usize];
+            theirs.read_exact(&mut frame).await.unwrap();
+            frame.windows(13).any(|part| part == b"trace_context")
+        };
+        assert!(ask(&mut client, &mut theirs, 0).await, "nobody has said who serves");
+        theirs.write_all(&bytes_of_a_greeting().await).await.unwrap();
+        let reply: (u64, Result<serde_json::Value, ()>) = (1, Ok(serde_json::json!({"Grow": "x"})));
+        theirs.write_all(&framed(&rmp_serde::to_vec(&reply).unwrap())).await.unwrap();
+        soon(client.next()).await.unwrap().unwrap();
+        assert!(!ask(&mut client, &mut theirs, 0).await);
+        assert!(ask(&mut client, &mut theirs, 7).await);
+    });
+}
