@@ -252,12 +252,15 @@ impl Serialize for Source {
 impl Serialize for Query {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let fields = if let [source] = &self.sources[..] { source.fields() } else { 1 };
-        let mut map = serializer.serialize_map(Some(1 + fields))?;
+        let skips = self.missing != Missing::default();
+        let mut map = serializer.serialize_map(Some(fields + usize::from(skips)))?;
         match &self.sources[..] {
             [source] => source.serialize_fields(&mut map)?,
             sources => map.serialize_entry("inputs", sources)?,
         }
-        map.serialize_entry("missing", &self.missing)?;
+        if skips {
+            map.serialize_entry("missing", &self.missing)?;
+        }
         map.end()
     }
 }
@@ -296,7 +299,13 @@ mod tests {
     #[test]
     fn the_flat_form_is_the_documented_one() {
         let json = |query| serde_json::to_string(&query).unwrap();
-        assert_eq!(json(Query::numbers(vec![Number::Int(1)])), r#"{"numbers":[1],"missing":"error"}"#);
+        assert_eq!(
+            json(Query::numbers(vec![Number::Int(1)])),
+            r#"{"numbers":[1]}"#,
+            "and what is usual is left out"
+        );
+        let written = serde_json::from_str::<Query>(r#"{"numbers":[1],"missing":"error"}"#).unwrap();
+        assert_eq!(written, Query::numbers(vec![Number::Int(1)]));
         let attached = Source::Attached { attached: 0, format: Format::Text };
         let query = Query { sources: vec![attached], missing: Missing::Skip };
         assert_eq!(json(query.clone()), r#"{"attached":0,"format":"text","missing":"skip"}"#);
