@@ -1,6 +1,6 @@
 //! A Unix stream that carries descriptors beside its bytes (`SCM_RIGHTS`).
 //!
-//! Every read is a `recvmsg`: a plain `read` would lose the descriptors that came with its bytes. Writes without
+//! Every read of a server is a `recvmsg`: a plain `read` would lose the descriptors that came with its bytes. Writes without
 //! a descriptor are plain `send`s, so that a sandbox may deny `sendmsg` to a side that never sends one.
 
 use std::collections::VecDeque;
@@ -17,7 +17,7 @@ use rustix::io::retry_on_intr;
 use rustix::net::sockopt::socket_acceptconn;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, getpeername, getsockname, recvmsg, send,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, getpeername, getsockname, recv, recvmsg, send,
     sendmsg, shutdown,
 };
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -45,6 +45,8 @@ pub struct FdStream {
     turns: Turns,
     /// Whether the end of reading is our own doing.
     stopped: AtomicBool,
+    /// Whether descriptors that come are lost.
+    is_plain: bool,
     attachments: Attachments,
     outgoing: Outgoing,
 }
@@ -62,9 +64,15 @@ impl FdStream {
             written: 0,
             turns: Turns::new(STRETCH_READS),
             stopped: AtomicBool::new(false),
+            is_plain: false,
             attachments: Attachments::new(attachments),
             outgoing: Outgoing::default(),
         }
+    }
+
+    /// The same without descriptors that come in: they are lost. A plain read takes 0.3 µs less, a fiftieth of a call.
+    pub(super) fn plain(self) -> Self {
+        FdStream { is_plain: true, ..self }
     }
 
     /// Waits for the first byte, which tells the protocol, and leaves it to be read; `None`: the peer sent nothing.
@@ -136,10 +144,15 @@ impl FdStream {
             ready!(self.socket.poll_read_ready(cx))?;
             ready!(self.turns.poll(cx));
             self.buffer.resize(READ, 0);
-            let FdStream { socket, buffer, attachments, .. } = self;
+            let FdStream { socket, buffer, attachments, is_plain, .. } = self;
             let mut received = None;
             let tried = socket.try_io(Interest::READABLE, || {
-                match received.insert(receive(socket.as_fd(), buffer, attachments)?) {
+                let one = if *is_plain {
+                    receive_plain(socket.as_fd(), buffer)?
+                } else {
+                    receive(socket.as_fd(), buffer, attachments)?
+                };
+                match received.insert(one) {
                     // As tokio's own reads do: the next one waits for an event, and need not find the socket empty.
                     Received { all: true, .. } => Err(io::ErrorKind::WouldBlock.into()),
                     _ => Ok(()),
@@ -176,6 +189,12 @@ struct Received {
     /// Whether nothing was left: the kernel's next event tells of more. Neither a read that was full says so nor one
     /// that brought descriptors, which ends behind the message they came with.
     all: bool,
+}
+
+fn receive_plain(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
+    let room = buffer.len();
+    let (bytes, _) = retry_on_intr(|| recv(socket, &mut *buffer, RecvFlags::empty()))?;
+    Ok(Received { bytes, welcome: Ok(()), all: 0 < bytes && bytes < room })
 }
 
 fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], attachments: &Attachments) -> io::Result<Received> {
