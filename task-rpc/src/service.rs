@@ -10,7 +10,7 @@ use task_proto::scoreboard::Progress;
 use task_proto::stats::{Mean, Median, Mode, Query, Source, Stats};
 use task_proto::wire::Attachments;
 use task_worker::Connection;
-use task_worker::engine::{Data, Engine, Ingests, Statistic, no_attachment};
+use task_worker::engine::{self, Data, Engine, Extent, Few, Ingests, Modes, Statistic, no_attachment};
 
 /// The service as one connection sees it. Each call has a clone.
 #[derive(Debug, Clone)]
@@ -36,6 +36,12 @@ impl Service {
         }))
     }
 
+    /// The numbers of a query that has few of its own: they are here already.
+    fn few<'a>(&'a self, query: &'a Query) -> Option<Result<Few<'a>, Fault>> {
+        let few = self.0.ingests.few(query)?;
+        Some(few.inspect(|few| Progress::current().count(few.extent().count)))
+    }
+
     async fn data(&self, query: Query, wanted: Statistic) -> Result<Arc<Data>, Fault> {
         let attached =
             query.sources.iter().filter(|source| matches!(source, Source::Attached { .. })).count();
@@ -56,59 +62,56 @@ fn noted<T>(answer: Result<T, Fault>) -> Result<T, Fault> {
     answer.inspect_err(|fault| Progress::current().fail(format_args!("{}: {fault}", fault.kind)))
 }
 
+fn mean(mean: f64, Extent { count, missing, warnings }: &Extent) -> Mean {
+    let value = Number::Float(mean);
+    Mean { value, count: *count, missing: *missing, warnings: warnings.clone() }
+}
+
+fn median(median: engine::Median, Extent { count, missing, warnings }: &Extent) -> Median {
+    let engine::Median { value, low, high } = median;
+    Median { value, low, high, count: *count, missing: *missing, warnings: warnings.clone() }
+}
+
+fn mode(modes: Modes<Number>, Extent { count, missing, warnings }: &Extent) -> Mode {
+    let Modes { values, frequency, total } = modes;
+    Mode { values, frequency, total, count: *count, missing: *missing, warnings: warnings.clone() }
+}
+
+/// What waits is behind a pointer: all that a future has room for is copied some times in every call.
 impl Stats for Service {
     async fn mean(self, _: Context, query: Query) -> Result<Mean, Fault> {
-        noted(
-            async {
-                let data = self.data(query, Statistic::Mean).await?;
-                let numbers = data.sequence();
-                Ok(Mean {
-                    value: Number::Float(numbers.mean()),
-                    count: numbers.count(),
-                    missing: numbers.missing(),
-                    warnings: numbers.warnings().to_vec(),
-                })
-            }
-            .await,
-        )
+        noted(match self.few(&query) {
+            Some(few) => few.map(|few| mean(few.mean(), few.extent())),
+            None => Box::pin(self.data(query, Statistic::Mean))
+                .await
+                .map(|data| mean(data.sequence().mean(), data.sequence().extent())),
+        })
     }
 
     async fn median(self, _: Context, query: Query) -> Result<Median, Fault> {
-        noted(
-            async {
-                let data = self.data(query, Statistic::Median).await?;
-                let median = data.median().await?;
-                let numbers = data.sequence();
-                Ok(Median {
-                    value: median.value,
-                    low: median.low,
-                    high: median.high,
-                    count: numbers.count(),
-                    missing: numbers.missing(),
-                    warnings: numbers.warnings().to_vec(),
+        noted(match self.few(&query) {
+            Some(few) => few.and_then(|few| Ok(median(few.median()?, few.extent()))),
+            None => {
+                Box::pin(async {
+                    let data = self.data(query, Statistic::Median).await?;
+                    Ok(median(*data.median().await?, data.sequence().extent()))
                 })
+                .await
             }
-            .await,
-        )
+        })
     }
 
     async fn mode(self, _: Context, query: Query) -> Result<Mode, Fault> {
-        noted(
-            async {
-                let data = self.data(query, Statistic::Mode).await?;
-                let modes = data.modes().await?;
-                let numbers = data.sequence();
-                Ok(Mode {
-                    values: modes.values.clone(),
-                    frequency: modes.frequency,
-                    total: modes.total,
-                    count: numbers.count(),
-                    missing: numbers.missing(),
-                    warnings: numbers.warnings().to_vec(),
+        noted(match self.few(&query) {
+            Some(few) => few.and_then(|few| Ok(mode(few.modes()?, few.extent()))),
+            None => {
+                Box::pin(async {
+                    let data = self.data(query, Statistic::Mode).await?;
+                    Ok(mode(Modes::clone(&*data.modes().await?), data.sequence().extent()))
                 })
+                .await
             }
-            .await,
-        )
+        })
     }
 
     async fn ping(self, _: Context) -> task_proto::stats::Pong {

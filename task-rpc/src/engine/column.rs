@@ -51,6 +51,12 @@ impl<T: Word> Default for Column<T> {
     }
 }
 
+impl<T: Word> From<Vec<T>> for Column<T> {
+    fn from(values: Vec<T>) -> Self {
+        Column { blocks: vec![Block::Small(values)] }
+    }
+}
+
 impl<T: Mapped> Column<T> {
     /// Whether some of it lies in somebody else's memory.
     pub(super) fn has_mapped(&self) -> bool {

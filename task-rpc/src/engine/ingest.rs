@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use task_proto::fault::{Fault, FaultKind};
-use task_proto::limits::{INGESTS, INLINE_NUMBERS};
+use task_proto::limits::INGESTS;
 use task_proto::number::Number;
 use task_proto::stats::{Query, Source};
 use task_proto::wire::Attachment;
@@ -15,7 +15,7 @@ use task_proto::wire::Attachment;
 use super::intake::{self, Intake, Reading};
 use super::shared::{Shared, Work};
 use super::team::lock;
-use super::{Budget, Collector, Data, Engine, Lease};
+use super::{Budget, Collector, Data, Engine, Few, Lease};
 
 /// What is asked of an input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +103,14 @@ impl Ingests {
         Ingests { engine, table, reading: Arc::new(reading) }
     }
 
+    /// The query's numbers, if they are few and all its own: they are here already.
+    ///
+    /// # Errors
+    /// As those of [`data`](Ingests::data).
+    pub fn few<'a>(&'a self, query: &'a Query) -> Option<Result<Few<'a>, Fault>> {
+        Few::of(&self.engine, query)
+    }
+
     /// The query's numbers: read by now, being read for another call, or to be read. `attachment` finds a
     /// descriptor by its number, `wanted` is what it is for. Dropping the future ends the reading within a block, if no other call waits.
     ///
@@ -114,19 +122,9 @@ impl Ingests {
         wanted: Statistic,
         attachment: impl Fn(u32) -> Option<Arc<Attachment>>,
     ) -> Result<Arc<Data>, Fault> {
-        let inline = query.sources.iter().map(|source| match source {
-            Source::Numbers(numbers) => Some(numbers.len()),
-            Source::Attached { .. } => None,
-        });
-        let inline = inline.sum::<Option<usize>>();
-        if inline.is_some_and(|numbers| numbers <= INLINE_NUMBERS) {
-            // The frame bounds these numbers.
-            let mut collector = Collector::new(self.engine.simd, &Budget::unlimited(), query.missing);
-            intake::inline(&mut collector, &query, || Ok(()))?;
-            return Ok(Arc::new(Data::new(collector.finish(&|| Ok(()))?, self.engine.clone())));
-        }
+        let inline = query.sources.iter().all(|source| matches!(source, Source::Numbers(_)));
         let query = Counted::new(query, &self.engine.budget)?;
-        if inline.is_some() {
+        if inline {
             return Shared::default().get(|job| self.compute(query, job)).await;
         }
         let descriptors = descriptors(&query.query, attachment)?;

@@ -6,9 +6,13 @@
 //! * [bins](super::kernels::sum) for values whose exponents lie within some 65 of each other: at the speed of memory;
 //! * a table with one sum for each sign and exponent, for all others: 0.4–1.1 ns a value and thread.
 
+use task_proto::limits::INLINE_NUMBERS;
+
 use super::kernels::sum;
 use super::simd::Simd;
 
+/// Floats of which [`mean_of_few`] is taken.
+const MOST_OF_FEW: usize = INLINE_NUMBERS;
 /// Exponent of the unit of a [`Sum`]: the smallest subnormal.
 const UNIT: i32 = -1074;
 /// 2098 bits for all exponents, 64 for the number of terms, one for the sign, in digits of 32.
@@ -29,9 +33,60 @@ pub fn sum_ints(block: &[i64]) -> i128 {
 
 /// The `f64` nearest to the exact rational mean, ties to even; NaN for none.
 pub fn mean_of_ints(sum: i128, count: u64) -> f64 {
-    let magnitude = sum.unsigned_abs();
+    mean_of_scaled(sum, 0, count)
+}
+
+/// The same of at most [`MOST_OF_FEW`] floats, none of which is NaN. Where their exponents lie near each other, as most do,
+/// their sum is an integer of 128 bits, and no [`Sum`] of half a KiB is made, carried and divided.
+pub(super) fn mean_of_few(simd: Simd, floats: impl Iterator<Item = f64> + Clone) -> f64 {
+    let Some((sum, unit, count)) = scaled_sum(floats.clone()) else {
+        let floats: Vec<f64> = floats.collect();
+        let mut sum = Sum::default();
+        sum.add(simd, &floats);
+        return sum.mean(floats.len() as u64);
+    };
+    mean_of_scaled(sum, unit, count)
+}
+
+/// The exact sum of floats, in units of this power of two, and how many they are; `None`, if it is no integer of 128 bits.
+fn scaled_sum(floats: impl Iterator<Item = f64> + Clone) -> Option<(i128, i32, u64)> {
+    /// A magnitude has 53 bits more, and a sum of so many [`MOST_OF_FEW`].
+    const RANGE: usize = 127 - 53 - MOST_OF_FEW.ilog2() as usize;
+    // Subnormals have the unit of the next exponent.
+    let exponent = |float: f64| ((float.to_bits() >> FRACTION_BITS) as usize & NOT_FINITE).max(1);
+    let (mut least, mut most, mut count) = (NOT_FINITE, 0, 0);
+    floats.clone().for_each(|float| {
+        count += 1;
+        if float != 0.0 {
+            least = least.min(exponent(float));
+            most = most.max(exponent(float));
+        }
+    });
+    if most == NOT_FINITE || most >= least + RANGE || count > MOST_OF_FEW {
+        return None;
+    }
+    let term = |float: f64| {
+        let hidden = u64::from(float.is_normal()) << FRACTION_BITS;
+        let magnitude =
+            i128::from(float.to_bits() & FRACTION | hidden) << (exponent(float).max(least) - least);
+        if float < 0.0 { -magnitude } else { magnitude }
+    };
+    Some((floats.map(term).sum(), unit(least), count as u64))
+}
+
+/// The `f64` nearest to a sum in units of this power of two over a count, ties to even; NaN for none.
+fn mean_of_scaled(sum: i128, unit: i32, count: u64) -> f64 {
+    let zeros = if sum == 0 { 0 } else { sum.trailing_zeros() };
+    let (magnitude, unit) = (sum.unsigned_abs() >> zeros, unit + zeros as i32);
+    let most = 1 << f64::MANTISSA_DIGITS;
+    if magnitude <= most && (1..=most as u64).contains(&count) && unit.abs() <= 900 {
+        // Both are floats, so that their quotient is rounded once; it is normal, and stays so times the power.
+        let scale = f64::from_bits(((unit + 1023) as u64) << FRACTION_BITS);
+        let quotient = magnitude as u64 as f64 / count as f64 * scale;
+        return if sum < 0 { -quotient } else { quotient };
+    }
     let digits = [0, 32, 64, 96].map(|shift| (magnitude >> shift) as u32);
-    quotient(sum < 0, &digits, 0, count)
+    quotient(sum < 0, &digits, unit, count)
 }
 
 /// An exact sum of at most 2⁶³ floats.

@@ -16,6 +16,7 @@ mod cores;
 mod counts;
 mod crew;
 mod feed;
+mod few;
 mod ingest;
 mod intake;
 mod kernels;
@@ -46,13 +47,14 @@ use task_proto::number::Number;
 pub use budget::{Budget, Lease};
 use cores::cores;
 pub use crew::Crew;
+pub use few::Few;
 pub use ingest::{Ingests, Statistic, no_attachment};
 pub use mean::{Sum, mean_of_ints, sum_ints};
 pub use median::{middle, sum_and_middle};
 pub use mode::{Modes, modes};
 use pool::Pool;
 use sequence::Values;
-pub use sequence::{Collector, Sequence};
+pub use sequence::{Collector, Extent, Sequence};
 use shared::{Shared, Work};
 pub use simd::{Level, Simd};
 use tallied::Tallied;
@@ -133,6 +135,61 @@ impl Engine {
     }
 }
 
+impl Engine {
+    fn median(&self, sequence: &Sequence, crew: &Crew<'_>) -> Result<Median, Fault> {
+        let count = sequence.count();
+        if let Some((low, high)) = sequence.middle {
+            return Ok(Median::of(count, low, high, Number::Float));
+        }
+        match &sequence.values {
+            Values::Ints(ints) => {
+                let (low, high) = self.middle(crew, sequence, &ints.slices().collect::<Vec<_>>())?;
+                Ok(Median::of(count, low, high, Number::Int))
+            }
+            Values::Floats(floats) => {
+                let (low, high) = self.middle(crew, sequence, &floats.slices().collect::<Vec<_>>())?;
+                Ok(Median::of(count, low, high, Number::Float))
+            }
+            Values::TalliedInts(ints) => Median::of_tallied(count, ints, Number::Int),
+            Values::TalliedFloats(floats) => Median::of_tallied(count, floats, Number::Float),
+        }
+    }
+
+    fn middle<V: Value>(
+        &self,
+        crew: &Crew<'_>,
+        sequence: &Sequence,
+        blocks: &[&[V]],
+    ) -> Result<(V, V), Fault> {
+        let mut lease = sequence.beside(&self.budget).lease();
+        middle(self.simd, crew, blocks, sequence.count(), &mut lease, self.seed)
+    }
+
+    fn modes(&self, sequence: &Sequence, crew: &Crew<'_>) -> Result<Modes<Number>, Fault> {
+        match &sequence.values {
+            Values::Ints(ints) => {
+                self.modes_of(crew, sequence, &ints.slices().collect::<Vec<_>>(), Number::Int)
+            }
+            Values::Floats(floats) => {
+                self.modes_of(crew, sequence, &floats.slices().collect::<Vec<_>>(), Number::Float)
+            }
+            Values::TalliedInts(ints) => Ok(ints.modes().map(Number::Int)),
+            Values::TalliedFloats(floats) => Ok(floats.modes().map(Number::Float)),
+        }
+    }
+
+    fn modes_of<V: Value>(
+        &self,
+        crew: &Crew<'_>,
+        sequence: &Sequence,
+        blocks: &[&[V]],
+        number: fn(V) -> Number,
+    ) -> Result<Modes<Number>, Fault> {
+        let budget = sequence.beside(&self.budget);
+        Ok(modes(self.simd, crew, blocks, sequence.count(), &budget, self.seed)?.map(number))
+    }
+}
+
 /// One sequence, and what has been computed from it.
 #[derive(Debug)]
 pub struct Data {
@@ -202,50 +259,11 @@ impl Data {
     }
 
     fn find_median(&self, crew: &Crew<'_>) -> Result<Median, Fault> {
-        let count = self.sequence.count();
-        if let Some((low, high)) = self.sequence.middle {
-            return Ok(Median::of(count, low, high, Number::Float));
-        }
-        match &self.sequence.values {
-            Values::Ints(ints) => {
-                let (low, high) = self.middle(crew, &ints.slices().collect::<Vec<_>>())?;
-                Ok(Median::of(count, low, high, Number::Int))
-            }
-            Values::Floats(floats) => {
-                let (low, high) = self.middle(crew, &floats.slices().collect::<Vec<_>>())?;
-                Ok(Median::of(count, low, high, Number::Float))
-            }
-            Values::TalliedInts(ints) => Median::of_tallied(count, ints, Number::Int),
-            Values::TalliedFloats(floats) => Median::of_tallied(count, floats, Number::Float),
-        }
-    }
-
-    fn middle<V: Value>(&self, crew: &Crew<'_>, blocks: &[&[V]]) -> Result<(V, V), Fault> {
-        let Engine { simd, seed, budget, .. } = &self.engine;
-        let mut lease = self.sequence.beside(budget).lease();
-        middle(*simd, crew, blocks, self.sequence.count(), &mut lease, *seed)
+        self.engine.median(&self.sequence, crew)
     }
 
     fn find_modes(&self, crew: &Crew<'_>) -> Result<Modes<Number>, Fault> {
-        match &self.sequence.values {
-            Values::Ints(ints) => self.modes_of(crew, &ints.slices().collect::<Vec<_>>(), Number::Int),
-            Values::Floats(floats) => {
-                self.modes_of(crew, &floats.slices().collect::<Vec<_>>(), Number::Float)
-            }
-            Values::TalliedInts(ints) => Ok(ints.modes().map(Number::Int)),
-            Values::TalliedFloats(floats) => Ok(floats.modes().map(Number::Float)),
-        }
-    }
-
-    fn modes_of<V: Value>(
-        &self,
-        crew: &Crew<'_>,
-        blocks: &[&[V]],
-        number: fn(V) -> Number,
-    ) -> Result<Modes<Number>, Fault> {
-        let Engine { simd, seed, budget, .. } = &self.engine;
-        let budget = self.sequence.beside(budget);
-        Ok(modes(*simd, crew, blocks, self.sequence.count(), &budget, *seed)?.map(number))
+        self.engine.modes(&self.sequence, crew)
     }
 }
 

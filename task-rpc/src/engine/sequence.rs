@@ -37,11 +37,21 @@ pub struct Sequence {
     pub(super) values: Values,
     /// The two middle values, where they were found on the way.
     pub(super) middle: Option<(f64, f64)>,
-    count: u64,
-    missing: u64,
+    extent: Extent,
     mean: f64,
-    warnings: Vec<String>,
-    lease: Arc<Mutex<Lease>>,
+    /// None for few numbers, which another limit bounds.
+    lease: Option<Arc<Mutex<Lease>>>,
+}
+
+/// What is said of a sequence beside each of its statistics.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// How many numbers.
+    pub count: u64,
+    /// How many missing values were skipped.
+    pub missing: u64,
+    /// What the reader ought to know of the input.
+    pub warnings: Vec<String>,
 }
 
 /// The numbers of a sequence, in no order.
@@ -55,14 +65,24 @@ pub(super) enum Values {
 }
 
 impl Sequence {
+    /// Of numbers whose memory is not counted.
+    pub(super) fn of_few(values: Values, extent: Extent, mean: f64) -> Self {
+        Sequence { values, middle: None, extent, mean, lease: None }
+    }
+
+    /// How many numbers.
+    pub fn extent(&self) -> &Extent {
+        &self.extent
+    }
+
     /// How many numbers.
     pub fn count(&self) -> u64 {
-        self.count
+        self.extent.count
     }
 
     /// How many missing values were skipped.
     pub fn missing(&self) -> u64 {
-        self.missing
+        self.extent.missing
     }
 
     /// Whether every value is taken as its nearest `f64`.
@@ -77,12 +97,12 @@ impl Sequence {
 
     /// What the reader ought to know of the input.
     pub fn warnings(&self) -> &[String] {
-        &self.warnings
+        &self.extent.warnings
     }
 
     /// The budget, for a call that has this sequence.
     pub(super) fn beside(&self, budget: &Budget) -> Budget {
-        budget.beside(&lock(&self.lease))
+        self.lease.as_ref().map_or_else(|| budget.clone(), |lease| budget.beside(&lock(lease)))
     }
 }
 
@@ -179,10 +199,7 @@ impl Collector {
     /// (from 0).
     pub(super) fn huge(&mut self, place: fmt::Arguments<'_>, source: Option<usize>) {
         if self.warnings.is_empty() {
-            let source = source.map(|index| format!(" of input {}", index + 1)).unwrap_or_default();
-            self.warnings.push(format!(
-                "the integer at {place}{source} is beyond 64 bits: all values are taken as 64-bit floats"
-            ));
+            self.warnings.push(huge(place, source));
         }
     }
 
@@ -345,18 +362,8 @@ impl Collector {
     /// `EmptyInput`, if there is nothing in it; the checkpoint's.
     pub fn finish(mut self, checkpoint: Checkpoint<'_>) -> Result<Sequence, Fault> {
         let count = self.int_count + self.float_count;
-        match (count, self.missing) {
-            (0, 0) => return Err(Fault::new(FaultKind::EmptyInput, "there are no numbers in the input")),
-            (0, missing) => {
-                let all = if missing == 1 {
-                    "its only value is".into()
-                } else {
-                    format!("all {missing} values are")
-                };
-                let message = format!("there are no numbers in the input: {all} missing and skipped");
-                return Err(Fault::new(FaultKind::EmptyInput, message));
-            }
-            _ => {}
+        if count == 0 {
+            return Err(empty(self.missing));
         }
         let counted = self.counts.take().map(Counts::finish);
         let (values, mean) = match counted {
@@ -375,7 +382,7 @@ impl Collector {
         };
         let Collector { middle, missing, warnings, lease, .. } = self;
         lock(&lease).settle();
-        Ok(Sequence { values, middle, count, missing, mean, warnings, lease })
+        Ok(Sequence { values, middle, extent: Extent { count, missing, warnings }, mean, lease: Some(lease) })
     }
 
     /// Takes each number as how often it occurs, and finds the mean.
@@ -461,6 +468,22 @@ fn is_tallied(counted: &Counted, count: u64) -> bool {
     let others = count - counted.count();
     others <= FEW_BESIDE.max(counted.count() / 16).min(MOST_BESIDE)
         && tallied::bytes(counted.distinct() + others) <= count * size_of::<i64>() as u64
+}
+
+/// There are no numbers, but so many missing values that were skipped.
+pub(super) fn empty(missing: u64) -> Fault {
+    let message = match missing {
+        0 => "there are no numbers in the input".into(),
+        1 => "there are no numbers in the input: its only value is missing and skipped".into(),
+        _ => format!("there are no numbers in the input: all {missing} values are missing and skipped"),
+    };
+    Fault::new(FaultKind::EmptyInput, message)
+}
+
+/// Integers beyond 64 bits were read as floats: the first is here, in this source of several (from 0).
+pub(super) fn huge(place: fmt::Arguments<'_>, source: Option<usize>) -> String {
+    let source = source.map(|index| format!(" of input {}", index + 1)).unwrap_or_default();
+    format!("the integer at {place}{source} is beyond 64 bits: all values are taken as 64-bit floats")
 }
 
 /// A value is missing that may not be.
