@@ -36,6 +36,11 @@ impl Blamed {
         self.condemned.get(&call)
     }
 
+    /// Whether there is a call that has to be watched: if not, all are executed as they come.
+    pub(crate) fn has_suspects(&self) -> bool {
+        !self.suspects.is_empty()
+    }
+
     /// Waits for a suspect's turn, which lasts until the result is dropped; any other call may go on at once.
     pub(crate) async fn turn(&self, call: TraceId, progress: &Progress) -> Option<Arc<Turn>> {
         if !self.suspects.contains(&call) {
@@ -47,20 +52,14 @@ impl Blamed {
         Some(Arc::new(turn))
     }
 
-    /// Executes a call. A suspect, which has its turn, is on trial at first: no other call begins meanwhile, so that a
-    /// death is its own.
-    ///
-    /// The call is pinned where it is: moved into each of the ways below it would have a place for each of them in the
-    /// future of every call, which is copied when it begins.
+    /// Executes a call where there are suspects. One, which has its turn, is on trial at first: no other call begins
+    /// meanwhile, so that a death is its own.
     pub(crate) async fn execute<F: Future>(
         &self,
         suspect: bool,
         progress: &Progress,
-        mut call: Pin<&mut F>,
+        mut call: Pin<Box<F>>,
     ) -> F::Output {
-        if self.suspects.is_empty() {
-            return call.await;
-        }
         if !suspect {
             progress.enter(Activity::Held);
             drop(self.trials.read().await);

@@ -1,7 +1,7 @@
 //! One call, observed: its slot on the scoreboard, its progress, its line in the log.
 
+use std::cell::RefCell;
 use std::hash::{BuildHasher, RandomState};
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -41,8 +41,7 @@ impl<S: Serve> Serve for Observed<S> {
         });
         let Shared { blamed, .. } = &*self.shared;
         let slot = self.connection.begin(request.name(), trace_id.0);
-        let progress = slot.progress();
-        let name = request.name().to_owned();
+        let name = self.shared.names.of(request.name());
         // Dropped after the call: it is another's turn only when this one is no longer shown.
         let turn;
         let mut call = Call {
@@ -54,21 +53,45 @@ impl<S: Serve> Serve for Observed<S> {
             sampled: matches!(context.trace_context.sampling_decision, SamplingDecision::Sampled),
             answered: false,
         };
+        let progress = call.slot.progress();
         let answer = if let Some(crash) = blamed.sentence(trace_id) {
             tracing::warn!(log.target = "worker", %crash, %trace_id, "not executed: workers died of this call");
             progress.fail(crash);
             Err(crash.to_error())
+        } else if blamed.has_suspects() {
+            turn = Box::pin(blamed.turn(trace_id, &progress)).await;
+            let executed = self.service.serve(context, request);
+            let executed = Box::pin(Turn::scope(turn.clone(), progress.clone().scope(executed)));
+            Box::pin(blamed.execute(turn.is_some(), &progress, executed)).await
         } else {
-            turn = blamed.turn(trace_id, &progress).await;
-            let call = self.service.serve(context, request);
-            let call = pin!(Turn::scope(turn.clone(), progress.clone().scope(call)));
-            blamed.execute(turn.is_some(), &progress, call).await
+            progress.scope(self.service.serve(context, request)).await
         };
         if let Err(error) = &answer {
-            progress.fail(&error.detail);
+            call.slot.progress().fail(&error.detail);
         }
         call.answered = true;
         answer
+    }
+}
+
+/// The names of methods that were called: to copy one for each call takes as long as to find its copy.
+#[derive(Debug, Default)]
+pub(crate) struct Names(RefCell<Vec<Rc<str>>>);
+
+impl Names {
+    /// More than a service has methods.
+    const MOST: usize = 64;
+
+    fn of(&self, name: &str) -> Rc<str> {
+        let mut known = self.0.borrow_mut();
+        if let Some(name) = known.iter().find(|known| ***known == *name) {
+            return Rc::clone(name);
+        }
+        let name: Rc<str> = name.into();
+        if known.len() < Names::MOST {
+            known.push(Rc::clone(&name));
+        }
+        name
     }
 }
 
@@ -87,7 +110,7 @@ fn drawn() -> u128 {
 struct Call {
     shared: Rc<Shared>,
     slot: CallSlot,
-    name: String,
+    name: Rc<str>,
     trace_id: TraceId,
     deadline: Instant,
     /// Whoever follows a call wants to see it here, too.

@@ -6,10 +6,11 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 
 use futures::future::FusedFuture;
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt, Stream, StreamExt, poll};
+use futures::{FutureExt, Stream, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tarpc::server::{BaseChannel, Channel, Config, Serve};
@@ -22,7 +23,7 @@ use tokio::net::UnixStream;
 use tokio::time::sleep;
 
 use crate::blamed::Blamed;
-use crate::call::Observed;
+use crate::call::{Names, Observed};
 use crate::log::CallLevel;
 use crate::seats::{Seat, Standing};
 use crate::told::{Told, Warnings};
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     pub(crate) greeting: Greeting,
     pub(crate) scores: Scores,
     pub(crate) calls: CallLevel,
+    pub(crate) names: Names,
     pub(crate) blamed: Blamed,
     pub(crate) told: Told,
 }
@@ -187,7 +189,8 @@ where
             // Before the requests, so that replies which are ready together leave in one write.
             Some(()) = handlers.next() => {}
             // Polled however many calls are in flight: deadlines, cancels and the sending of replies hang on it.
-            request = poll_fn(|cx| {
+            // What is answered at once is done with here: to look at all of the above again takes as long as such a call.
+            begun = poll_fn(|cx| loop {
                 let next = requests.as_mut().poll_next(cx);
                 let channel = requests.channel();
                 let transport = channel.transport();
@@ -199,27 +202,24 @@ where
                     _ => Standing::Busy,
                 });
                 shared.refused(refused.unheard - before.unheard, refused.withheld - before.withheld);
-                next
-            }) => match request {
-                Some(request) => {
-                    let request = request?;
-                    if let Err(error) = request.get().message.message() {
-                        shared.refused(1, 0);
-                        tracing::debug!(log.target = "worker", reason = error.detail, "refused a request");
-                    }
-                    let mut handler = match place.take() {
-                        None => Box::pin(wire::execute(request, service.clone())),
-                        Some(mut place) => {
-                            Pin::set(&mut place, wire::execute(request, service.clone()));
-                            place
-                        }
-                    };
-                    if poll!(&mut handler).is_pending() {
-                        handlers.push(handler);
-                    } else {
-                        place = Some(handler);
-                    }
+                let Some(request) = ready!(next).transpose()? else { return Poll::Ready(Ok(None)) };
+                if let Err(error) = request.get().message.message() {
+                    shared.refused(1, 0);
+                    tracing::debug!(log.target = "worker", reason = error.detail, "refused a request");
                 }
+                let mut handler = match place.take() {
+                    None => Box::pin(wire::execute(request, service.clone())),
+                    Some(mut place) => {
+                        Pin::set(&mut place, wire::execute(request, service.clone()));
+                        place
+                    }
+                };
+                if handler.as_mut().poll(cx).is_pending() {
+                    return Poll::Ready(Ok::<_, Box<dyn Error>>(Some(handler)));
+                }
+                place = Some(handler);
+            }) => match begun? {
+                Some(handler) => handlers.push(handler),
                 None => return Ok(requests.channel().transport().farewell()?),
             },
         }

@@ -3,6 +3,7 @@
 use std::future::pending;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,10 +20,11 @@ use task_proto::wire::json::Methods;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
-use tokio::task::LocalSet;
+use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
 
 use crate::blamed::Blamed;
+use crate::call::Names;
 use crate::connection::{Connection, Shared};
 use crate::engine::Budget;
 use crate::error::{Context, WorkerError};
@@ -166,12 +168,12 @@ where
         let sandbox = tracing::field::display(in_force.sandbox);
         tracing::info!(log.target = "worker", socket, sandbox, "serving {name}");
         supervised::ready(start.protocol, shared.limits.memory, in_force)?;
-        let end = async {
+        let end = async move {
             ends.next().await;
             supervised::draining();
         };
         // Without a limit of its own: the host knows how long it will wait, and has SIGKILL.
-        accept::serve(listener, Rc::clone(&shared), make, json, end).await;
+        apart(accept::serve(listener, Rc::clone(&shared), make, json, end)).await;
         drained(&shared);
         Ok(())
     })
@@ -228,7 +230,7 @@ where
             }
         };
         tokio::select! {
-            () = accept::serve(listener, Rc::clone(&shared), make, json, end) => drained(&shared),
+            () = apart(accept::serve(listener, Rc::clone(&shared), make, json, end)) => drained(&shared),
             again = impatience => {
                 if let Some(signal) = again {
                     emulate_default_handler(signal).context("cannot end by the signal")?;
@@ -243,6 +245,13 @@ where
 /// The limit of memory as a number, which only the files of the system tell.
 fn with_memory(limits: &Limits) -> Limits {
     Limits { memory: Some(Budget::new(limits.memory).limit()), ..limits.clone() }
+}
+
+/// Runs a future as a task of its own. What is not one is polled whenever any task is woken: for each call.
+async fn apart(future: impl Future<Output = ()> + 'static) {
+    if let Err(error) = spawn_local(future).await {
+        resume_unwind(error.into_panic());
+    }
 }
 
 fn runtime() -> Result<Runtime, WorkerError> {
@@ -261,7 +270,8 @@ fn shared(
     blamed: Blamed,
 ) -> Rc<Shared> {
     let told = Told::default();
-    Rc::new(Shared { limits: Arc::new(limits), greeting, scores, calls, blamed, told })
+    let names = Names::default();
+    Rc::new(Shared { limits: Arc::new(limits), greeting, scores, calls, names, blamed, told })
 }
 
 fn drained(shared: &Shared) {
