@@ -4,7 +4,7 @@ All ask for the mean of eight numbers over a Unix socket, on one warm connection
 and every client is pinned to one and the same processor: where the kernel places two processes decides more than what
 they do. Then 256 MiB in a sealed memfd, on all processors. A peer that is not there or fails is left out aloud. Variables:
 
-  ROUNDS  (5)
+  ROUNDS  (9)
   CALLS   a round of single calls (5000)
   FLIGHT  calls a round, 64 in flight (50000)"""
 
@@ -25,7 +25,7 @@ CALLS_BIN = TARGET / "release/calls"
 GO_BIN = TARGET / "go"
 PROCESSOR = max(os.sched_getaffinity(0))
 
-ROUNDS = int(os.environ.get("ROUNDS", 5))
+ROUNDS = int(os.environ.get("ROUNDS", 9))
 CALLS = int(os.environ.get("CALLS", 5000))
 FLIGHT = int(os.environ.get("FLIGHT", 50_000))
 # Seconds for a program to start, or to do what a round asks of it.
@@ -128,39 +128,37 @@ def servers(home):
 
 
 def calls(home):
-    running, clients = [], {}
+    """All programs by turns, each time with processes of their own: two of them keep for as long as they live the luck
+    that they had with the scheduler, which is a tenth of a call."""
+    programs = servers(home)
+    said = {name: [] for name in programs}
+    for turn in range(ROUNDS):
+        names = list(programs)
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            if name in said:
+                try:
+                    said[name].append(round_of(name, *programs[name]))
+                except (OSError, Failed) as error:
+                    print(f"calls.py: LEFT OUT {name}: {error}", file=sys.stderr)
+                    del said[name]
+    median = {name: [statistics.median(column) for column in zip(*lines)] for name, lines in said.items()}
+    table({name: row[:2] for name, row in median.items()}, {name: row[2:] for name, row in median.items()})
+
+
+def round_of(name, server, socket, client):
+    """What the client says in one round: median and 99th percentile of a call, and the calls a second of many."""
+    socket.unlink(missing_ok=True)
+    running = []
     try:
-        for name, (server, socket, client) in servers(home).items():
-            try:
-                running.append(Running(server))
-                running[-1].serves(socket)
-                running.append(Running(client))
-                running[-1].line()
-                clients[name] = running[-1]
-            except (OSError, Failed) as error:
-                print(f"calls.py: LEFT OUT {name}: {error}", file=sys.stderr)
-        single = rounds(clients, f"latency {CALLS}")
-        flight = rounds({name: client for name, client in clients.items() if name != RAW}, f"flight {FLIGHT}")
+        running.append(Running(server))
+        running[-1].serves(socket)
+        running.append(Running(client))
+        running[-1].line()
+        requests = [f"latency {CALLS}"] + ([f"flight {FLIGHT}"] if name != RAW else [])
+        return [int(word) for request in requests for word in running[-1].ask(request).split()]
     finally:
         for program in reversed(running):
             program.end()
-    table(single, flight)
-
-
-def rounds(clients, request):
-    """What each client says in each round; one that fails is left out from there on."""
-    said = {name: [] for name in clients}
-    for turn in range(ROUNDS):
-        names = list(clients)
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            if name not in said:
-                continue
-            try:
-                said[name].append([int(word) for word in clients[name].ask(request).split()])
-            except Failed as error:
-                print(f"calls.py: LEFT OUT {name}: {error}", file=sys.stderr)
-                del said[name]
-    return {name: [statistics.median(column) for column in zip(*lines)] for name, lines in said.items()}
 
 
 def table(single, flight):
