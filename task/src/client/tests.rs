@@ -121,11 +121,11 @@ fn asked(limit: Duration) -> Context {
 async fn a_pipe_goes_with_a_request_that_was_never_sent_to_the_next_connection() {
     let fake = Fake::new();
     let (client, _writer) = fake.client_with_pipe();
-    let serve = async {
+    let serve = Box::pin(async {
         let first = fake.refused().await;
         answer(&mut fake.greeted().await).await;
         drop(first);
-    };
+    });
     let (answer, ()) = meanwhile(client.call(asked(LIMIT), big()), serve).await;
     assert_eq!(answer.unwrap(), "the answer");
 }
