@@ -202,6 +202,20 @@ mod tests {
     }
 
     #[test]
+    fn as_many_and_as_far_apart_as_they_may_be_they_are_summed_exactly() {
+        let engine = Engine::new(Simd::best(), Budget::unlimited());
+        let odd = 2.0_f64.next_down();
+        for (apart, sign) in (0..140).flat_map(|apart| [(apart, 1.0), (apart, -1.0)]) {
+            let mut list = vec![Number::Float(sign * odd * 2_f64.powi(apart)); INLINE_NUMBERS];
+            list[0] = Number::Float(odd);
+            let query = query(&[&list], Missing::Error);
+            let few = Few::of(&engine, &query).unwrap().unwrap();
+            let many = collected(&engine, &query).unwrap();
+            assert_eq!(few.mean().to_bits(), many.mean().to_bits(), "2^{apart}");
+        }
+    }
+
+    #[test]
     fn what_is_not_few_or_not_all_here_is_for_others() {
         let engine = Engine::new(Simd::best(), Budget::unlimited());
         let list = vec![Number::Int(1); INLINE_NUMBERS / 2 + 1];

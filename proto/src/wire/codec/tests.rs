@@ -164,6 +164,14 @@ fn mutated(message: &impl Serialize, changes: &[(u16, u8)]) -> Vec<u8> {
     bytes
 }
 
+#[test]
+fn a_message_cannot_be_so_deep_that_the_stack_ends() {
+    for deep in [vec![0x91; 1 << 20], [0x81, 0xc0].repeat(1 << 20)] {
+        assert!(unpack::<IgnoredAny>(&deep).is_err());
+    }
+    assert!(unpack::<IgnoredAny>(&[[0x91; 40].as_slice(), &[0xc0]].concat()).is_ok());
+}
+
 proptest! {
     #[test]
     fn every_form_is_packed_and_unpacked_as_rmp_serde_does(form in form()) {
