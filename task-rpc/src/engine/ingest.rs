@@ -58,7 +58,7 @@ struct Place {
 }
 
 /// A query whose own numbers count against the memory for numbers: those of a frame take up to 16 times its bytes.
-/// Not counted are at most [`INLINE_NUMBERS`] numbers of a call that is answered at once, and the requests of a
+/// Not counted are at most [`INLINE_NUMBERS`](task_proto::limits::INLINE_NUMBERS) numbers of a call that is answered at once, and the requests of a
 /// connection that have been decoded and whose handlers have yet to begin: one, or long ones that are held back.
 #[derive(Debug)]
 struct Counted {
