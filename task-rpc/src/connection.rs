@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::future::{pending, poll_fn};
 use std::io;
+use std::ops::ControlFlow::{Break, Continue};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -175,7 +176,8 @@ where
     let mut any = false;
     loop {
         // Once it is read no more and every answer is there, what remains is the client's part.
-        let answered = left && handlers.is_empty() && !requests.channel().transport().is_decoding();
+        let is_over = left && handlers.is_empty();
+        let answered = is_over && !requests.channel().transport().is_decoding();
         let patience = async { if answered { sleep(shared.limits.drain).await } else { pending().await } };
         tokio::select! {
             biased;
@@ -202,7 +204,11 @@ where
                     _ => Standing::Busy,
                 });
                 shared.refused(refused.unheard - before.unheard, refused.withheld - before.withheld);
-                let Some(request) = ready!(next).transpose()? else { return Poll::Ready(Ok(None)) };
+                // What was being decoded is answered: from here on it is the client that is waited for.
+                if next.is_pending() && is_over && !answered && !transport.is_decoding() {
+                    return Poll::Ready(Ok(Continue(None)));
+                }
+                let Some(request) = ready!(next).transpose()? else { return Poll::Ready(Ok(Break(()))) };
                 if let Err(error) = request.get().message.message() {
                     shared.refused(1, 0);
                     tracing::debug!(log.target = "worker", reason = error.detail, "refused a request");
@@ -215,12 +221,12 @@ where
                     }
                 };
                 if handler.as_mut().poll(cx).is_pending() {
-                    return Poll::Ready(Ok::<_, Box<dyn Error>>(Some(handler)));
+                    return Poll::Ready(Ok::<_, Box<dyn Error>>(Continue(Some(handler))));
                 }
                 place = Some(handler);
             }) => match begun? {
-                Some(handler) => handlers.push(handler),
-                None => return Ok(requests.channel().transport().farewell()?),
+                Continue(handler) => handlers.extend(handler),
+                Break(()) => return Ok(requests.channel().transport().farewell()?),
             },
         }
     }

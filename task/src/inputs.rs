@@ -204,7 +204,8 @@ impl Gathering {
             });
         }
         // A pipe that holds more costs its writer and the worker fewer waits for each other. One that holds more already is left
-        // as it is, as is that of somebody who has more pipes than they may enlarge.
+        // as it is, as is that of somebody who has more pipes than they may enlarge: some sixty, after which all of their new
+        // ones are small (`pipe-user-pages-soft`).
         if rustix::pipe::fcntl_getpipe_size(&file).is_ok_and(|size| size < PIPE) {
             let _ = rustix::pipe::fcntl_setpipe_size(&file, PIPE);
         }

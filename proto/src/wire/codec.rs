@@ -271,6 +271,7 @@ fn invalid(reason: String) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, reason)
 }
 
+/// A frame that is wrong is read twice, which the limit of a frame and the turns of its connection bound.
 fn read<T: DeserializeOwned>(frame: &[u8]) -> Result<T, rmp_serde::decode::Error> {
     unpack(frame).or_else(|Unread| rmp_serde::from_slice(frame))
 }

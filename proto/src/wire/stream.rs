@@ -191,6 +191,7 @@ struct Received {
     all: bool,
 }
 
+/// Who serves sends no descriptors. Behind one that does, the rest of what came is heard with the next byte.
 fn receive_plain(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
     let room = buffer.len();
     let (bytes, _) = retry_on_intr(|| recv(socket, &mut *buffer, RecvFlags::empty()))?;

@@ -1,6 +1,6 @@
 //! `MessagePack` as tarpc clients write it, read in a third of the time that `rmp-serde` takes.
 //!
-//! Whatever is read here is what `rmp-serde` reads, too; what is not (a wrong message, and forms that nobody writes) is read
+//! Whatever is read here is what `rmp-serde` reads, too, for types whose code is serde's own or derived; what is not (a wrong message, and forms that nobody writes) is read
 //! again by `rmp-serde`, which knows better, or says what is wrong. So no error has a text.
 
 use std::fmt;

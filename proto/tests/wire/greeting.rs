@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
+use tarpc::trace::SamplingDecision::{Sampled, Unsampled};
 use tarpc::{ClientMessage, Request};
 use task_proto::limits::Limits;
 use task_proto::wire::{self, ClientTransport, Decoder, FdStream, Greeting};
@@ -119,21 +120,23 @@ fn a_server_of_ours_is_sent_no_trace_where_there_is_none_and_a_stranger_always_o
     local(async {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut client = client(ours);
-        let ask = async |client: &mut Wire, theirs: &mut UnixStream, trace: u128| {
+        let ask = async |client: &mut Wire, theirs: &mut UnixStream, trace: u128, sampling_decision| {
             let mut context = within(LONG);
             context.trace_context.trace_id = trace.into();
+            context.trace_context.sampling_decision = sampling_decision;
             let request = Request { context, id: 1, message: ProbeRequest::Grow { bytes: 1 } };
             client.send(ClientMessage::Request(request)).await.unwrap();
             let mut frame = vec![0; theirs.read_u32().await.unwrap() as usize];
             theirs.read_exact(&mut frame).await.unwrap();
             frame.windows(13).any(|part| part == b"trace_context")
         };
-        assert!(ask(&mut client, &mut theirs, 0).await, "nobody has said who serves");
+        assert!(ask(&mut client, &mut theirs, 0, Unsampled).await, "nobody has said who serves");
         theirs.write_all(&bytes_of_a_greeting().await).await.unwrap();
         let reply: (u64, Result<serde_json::Value, ()>) = (1, Ok(serde_json::json!({"Grow": "x"})));
         theirs.write_all(&framed(&rmp_serde::to_vec(&reply).unwrap())).await.unwrap();
         soon(client.next()).await.unwrap().unwrap();
-        assert!(!ask(&mut client, &mut theirs, 0).await);
-        assert!(ask(&mut client, &mut theirs, 7).await);
+        assert!(!ask(&mut client, &mut theirs, 0, Unsampled).await);
+        assert!(ask(&mut client, &mut theirs, 7, Unsampled).await);
+        assert!(ask(&mut client, &mut theirs, 0, Sampled).await, "who follows a call wants it logged");
     });
 }

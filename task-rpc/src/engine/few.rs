@@ -165,7 +165,8 @@ mod tests {
         for round in 0..20_000 {
             let mut list = || -> Vec<Number> {
                 (0..random() % 9)
-                    .map(|_| match (round % 5, random() % 8) {
+                    .map(|_| match (round % 6, random() % 8) {
+                        (5, 0..3) => Number::Int(i64::MAX - (random() % 5000) as i64),
                         (0, _) => Number::Int(random() as i64),
                         (1, _) => Number::Float(f64::from_bits(random())),
                         (2, 0) => Number::Float(f64::NAN),
@@ -178,8 +179,13 @@ mod tests {
                     .collect()
             };
             let lists = [list(), list()];
-            let missing = if round % 2 == 0 { Missing::Error } else { Missing::Skip };
-            let query = query(&lists.each_ref().map(Vec::as_slice), missing);
+            let missing = if round / 6 % 2 == 0 { Missing::Error } else { Missing::Skip };
+            let mut query = query(&lists.each_ref().map(Vec::as_slice), missing);
+            if round % 6 == 5 {
+                let huge = ["[1, 18446744073709551616]", "[1.5]", "[\"-9223372036854775809\", null]"];
+                let list = serde_json::from_str(huge[round / 6 % 3]).unwrap();
+                query.sources.insert(round % 7 % 3, Source::Numbers(list));
+            }
             let few = Few::of(&engine, &query).unwrap();
             let many = collected(&engine, &query);
             let answers = [
