@@ -46,8 +46,8 @@ struct Request<T> {
 struct Context {
     #[serde(default = "ample")]
     deadline: Duration,
-    #[serde(rename = "trace_context")]
-    _trace_context: trace::Context,
+    #[serde(default, rename = "trace_context")]
+    _trace_context: Option<trace::Context>,
 }
 
 fn ample() -> Duration {

@@ -2,7 +2,7 @@
 
 use task_proto::fault::Fault;
 use task_proto::number::{Number, Token};
-use task_proto::text::{BOM, Place, Scanner};
+use task_proto::text::{BOM, Place, Scanner, foreign};
 use task_worker::engine::Simd;
 use task_worker::engine::text::{Joined, Parser, cut};
 
@@ -55,6 +55,9 @@ fn scanned<'a>(blocks: impl IntoIterator<Item = &'a [u8]>) -> Read {
 /// In chunks of about this size, as the engine's threads take them.
 fn parsed(simd: Simd, text: &[u8], size: usize) -> Read {
     let mut rest = text.strip_prefix(BOM).unwrap_or(text);
+    if let Some(fault) = foreign(rest) {
+        return Read { fault: Some(fault), ..Read::default() };
+    }
     let (mut ints, mut floats, mut joined) = (Vec::new(), Vec::new(), Joined::default());
     while !rest.is_empty() && joined.fault().is_none() {
         let whole = (size..rest.len()).step_by(size).map(|end| cut(&rest[..end])).find(|&end| end > 0);

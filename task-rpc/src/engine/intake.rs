@@ -133,11 +133,12 @@ impl<'a> Intake<'a> {
             while let Some(chunk) = feed.next(hand, &mut room)? {
                 hand.team().checkpoint()?;
                 let is_first = chunk.index == 0;
-                if let Some(fault) = foreign(chunk.bytes).filter(|_| is_first) {
+                let mark = if is_first && chunk.bytes.starts_with(BOM) { BOM.len() } else { 0 };
+                let bytes = &chunk.bytes[mark..];
+                if let Some(fault) = foreign(bytes).filter(|_| is_first) {
                     return Err(fault);
                 }
-                let mark = if is_first && chunk.bytes.starts_with(BOM) { BOM.len() } else { 0 };
-                let mut parser = Parser::new(collector.simd(), &chunk.bytes[mark..]);
+                let mut parser = Parser::new(collector.simd(), bytes);
                 while parser.next_run(&mut ints, &mut floats) {
                     if let Err(fault) = collector.ints(&ints).and_then(|()| collector.floats(&floats)) {
                         parser.refuse_run(fault);
