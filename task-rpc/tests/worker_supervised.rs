@@ -434,13 +434,13 @@ async fn a_call_shows_whether_it_waits_for_its_input_or_computes() {
     });
     let at = |activity| move |seen: &Snapshot| seen.calls.iter().any(|call| call.activity == activity);
     shown(&host, at(Activity::Waiting)).await;
-    let words = (0..500_000).map(|number| (number * 1_000_003_u64 % 500_000).to_string());
+    let words = (0..3_000_000).map(|number| (number * 1_000_003_u64 % 3_000_000).to_string());
     let text = words.collect::<Vec<_>>().join(" ");
     let writing = std::thread::spawn(move || writer.write_all(text.as_bytes()).unwrap());
-    assert_eq!(call.await.unwrap().unwrap().unwrap().count, 500_000);
+    assert_eq!(call.await.unwrap().unwrap().unwrap().count, 3_000_000);
     writing.join().unwrap();
     // Of numbers that have been read, each of which is there once.
     let call = tokio::spawn(async move { client.mode(context(), query).await });
     shown(&host, at(Activity::Computing)).await;
-    assert_eq!(call.await.unwrap().unwrap().unwrap().count, 500_000);
+    assert_eq!(call.await.unwrap().unwrap().unwrap().count, 3_000_000);
 }
