@@ -1,5 +1,5 @@
-//! `MessagePack` as `rmp-serde` writes it with named fields, byte for byte, in a third of the time: the encoding of a call is
-//! as much work as all else that a server does for it.
+//! `MessagePack` as `rmp-serde` writes it with named fields, byte for byte, in two thirds of the time, and in a third with room
+//! that is there already: what calls with 64 in flight take was for a third the packing and unpacking of messages.
 //!
 //! What it does not do (a list of unknown length, an extension) it does not try: the caller then asks `rmp-serde`.
 

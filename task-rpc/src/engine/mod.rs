@@ -133,9 +133,7 @@ impl Engine {
             job.finish(outcome);
         });
     }
-}
 
-impl Engine {
     fn median(&self, sequence: &Sequence, crew: &Crew<'_>) -> Result<Median, Fault> {
         let count = sequence.count();
         if let Some((low, high)) = sequence.middle {
