@@ -38,8 +38,9 @@ pub(crate) fn service(house: &House, words: &[&str]) -> (Run, u32) {
 fn in_flight(runtime: &Path) {
     until("a call is in flight", || {
         let mut task = Command::new(env!("CARGO_BIN_EXE_task"));
-        let report = task.args(["status", "--json", "--runtime-dir"]).arg(runtime).output().unwrap();
-        let report: serde_json::Value = serde_json::from_slice(&report.stdout).ok()?;
+        // A child that is not known here might be taken for an adopted one, and reaped.
+        let report = Run::start(task.args(["status", "--json", "--runtime-dir"]).arg(runtime)).end();
+        let report: serde_json::Value = serde_json::from_str(&report.stdout).ok()?;
         (report["calls"]["in_flight"].as_u64()? > 0).then_some(())
     });
 }
