@@ -1,11 +1,11 @@
 //! Any values: they are split by their hash into parts that fit the L2 cache, and each part is counted.
 //!
-//! A value is in one part only. Every block is sorted by part on its own, into scratch memory of as many
-//! words: no part has a size to be known before, and no two threads write to the same place. (Lines gathered
-//! for each part and stored past the caches, as is usual, took 1.5 times as long: it seems that which store fills a line
-//! cannot be predicted.) Then a part is gathered from all blocks. Counters of 8 bits, by other bits of the
-//! hash, are upper bounds for each value in a part, and leave few that may reach the best count so far; those
-//! are counted exactly.
+//! A value is in one part only. Every two blocks are sorted by part on their own, into scratch memory of as many
+//! words: no part has a size to be known before, and no two threads write to the same place, which the system has
+//! just filled with zeros and is in the cache still. (Runs of 128 to 512 bytes gathered for each part and stored past the
+//! caches, as is usual, took 1.4 times as long; hashes stored at once into 4 KiB that each part has for itself, 1.3 times.)
+//! Then a part is gathered from all blocks. Bits, or counters of 8 bits, by other bits of the hash, are upper bounds for
+//! each value in a part, and leave few that may reach the best count so far; those are counted exactly.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -73,8 +73,13 @@ pub(super) fn tally<V: Value>(
         })?;
     let free = Mutex::new(&mut slab[..]);
 
-    let hashing =
-        Hashing { work, mix, survey, mask: parts as u32 - 1, missing: V::IS_FLOAT.then(|| mix.hash(i64::MAX)) };
+    let hashing = Hashing {
+        work,
+        mix,
+        survey,
+        mask: parts as u32 - 1,
+        missing: V::IS_FLOAT.then(|| mix.hash(i64::MAX)),
+    };
     let together: Vec<_> = work.blocks.chunks(TOGETHER).collect();
     let state = || Split { pieces: Vec::new(), next: boxed(), hashes: [0; CHUNK], parts: [0; CHUNK] };
     let splits = work.crew.fold(together.len(), state, |split, index| {
