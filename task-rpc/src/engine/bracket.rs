@@ -69,12 +69,15 @@ impl<V: Value> Bracket<V> {
         Ok(Bracket { low, high, share: 2.0 * margin / size.max(1.0) })
     }
 
-    /// Counts and gathers the values of a block. Where there is no more room, it only counts.
-    pub(super) fn pass(&self, simd: Simd, block: &[V], room: &Room, gathered: &mut Gathered<V>) {
+    /// Counts and gathers the values of a block, and has the later one fetched meanwhile. Where there is no more room, it
+    /// only counts.
+    pub(super) fn pass(&self, simd: Simd, block: &[V], later: &[V], room: &Room, gathered: &mut Gathered<V>) {
+        let mut later = later.chunks(STRIDE);
         for part in block.chunks(STRIDE) {
             let piece = gathered.piece(room);
             let before = piece.len();
-            let counts = bracket::pass(simd, part, self.low, self.high, piece);
+            let later = later.next().unwrap_or_default();
+            let counts = bracket::pass(simd, part, later, self.low, self.high, piece);
             gathered.inside += (piece.len() - before) as u64;
             gathered.counts = gathered.counts.plus(counts);
         }

@@ -30,6 +30,14 @@ pub(crate) fn fetched<'a, V: 'a>(
     })
 }
 
+/// Asks for the line of memory of this value, if there is one.
+#[inline]
+pub(crate) fn fetch<V>(values: &[V], index: usize) {
+    if let Some(value) = values.get(index) {
+        prefetch(std::slice::from_ref(value));
+    }
+}
+
 /// Asks for the line of memory after the one that this value is in.
 #[inline]
 pub(crate) fn prefetch_line_after<V>(value: &V) {

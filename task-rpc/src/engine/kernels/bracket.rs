@@ -18,6 +18,7 @@ use std::arch::x86_64::*;
 use super::super::simd::Level;
 use super::super::simd::Simd;
 use super::super::value::Value;
+use super::ahead::fetch;
 
 /// What a pass may write behind the last value that it gathers.
 const MARGIN: usize = 8;
@@ -39,25 +40,32 @@ pub(crate) const fn room(values: usize) -> usize {
 }
 
 /// Counts the values of a block at the ends `low` ≤ `high` of a bracket and from the lower one on, and appends those
-/// between to `inside`, in order.
-pub(crate) fn pass<V: Value>(simd: Simd, block: &[V], low: V, high: V, inside: &mut Vec<V>) -> Counts {
+/// between to `inside`, in order. Has `later` fetched meanwhile, which is as long.
+pub(crate) fn pass<V: Value>(
+    simd: Simd,
+    block: &[V],
+    later: &[V],
+    low: V,
+    high: V,
+    inside: &mut Vec<V>,
+) -> Counts {
     inside.reserve(room(block.len()));
     let counts = match simd.level() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a `Simd` of this level exists only where the processor has it; the room is reserved.
-        Level::Avx512 => unsafe { pass_avx512(block, low, high, inside) },
+        Level::Avx512 => unsafe { pass_avx512(block, later, low, high, inside) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Level::Avx2 => unsafe { pass_avx2(block, low, high, inside) },
+        Level::Avx2 => unsafe { pass_avx2(block, later, low, high, inside) },
         // SAFETY: the room is reserved.
-        _ => unsafe { pass_portable(block, low, high, inside) },
+        _ => unsafe { pass_portable(block, later, low, high, inside) },
     };
     Counts { at_high: if low == high { 0 } else { counts.at_high }, ..counts }
 }
 
 /// # Safety
 /// `inside` has [`room`] for the block.
-unsafe fn pass_portable<V: Value>(block: &[V], low: V, high: V, inside: &mut Vec<V>) -> Counts {
+unsafe fn pass_portable<V: Value>(block: &[V], later: &[V], low: V, high: V, inside: &mut Vec<V>) -> Counts {
     const LANES: usize = 8;
     let mut counts = Counts::default();
     let mut from_low = [0; LANES];
@@ -73,7 +81,8 @@ unsafe fn pass_portable<V: Value>(block: &[V], low: V, high: V, inside: &mut Vec
             length += usize::from(value > low && value < high);
         }
     };
-    for group in groups {
+    for (index, group) in groups.iter().enumerate() {
+        fetch(later, LANES * index);
         let mut any = 0;
         for lane in 0..LANES {
             let is_from_low = u64::from(group[lane] >= low);
@@ -96,7 +105,7 @@ unsafe fn pass_portable<V: Value>(block: &[V], low: V, high: V, inside: &mut Vec
 /// `inside` has [`room`] for the block.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,popcnt,bmi1,bmi2")]
-unsafe fn pass_avx512<V: Value>(block: &[V], low: V, high: V, inside: &mut Vec<V>) -> Counts {
+unsafe fn pass_avx512<V: Value>(block: &[V], later: &[V], low: V, high: V, inside: &mut Vec<V>) -> Counts {
     let bits = |value: V| _mm512_set1_epi64(if V::IS_FLOAT { float_bits(value) } else { value.key() });
     let (lows, highs) = (bits(low), bits(high));
     let ones = _mm512_set1_epi64(1);
@@ -105,7 +114,8 @@ unsafe fn pass_avx512<V: Value>(block: &[V], low: V, high: V, inside: &mut Vec<V
     let mut length = inside.len();
     let end = inside.as_mut_ptr();
     let (groups, rest) = block.as_chunks::<8>();
-    for group in groups {
+    for (index, group) in groups.iter().enumerate() {
+        fetch(later, 8 * index);
         // SAFETY: a group is 64 bytes of integers or floats.
         let values = unsafe { _mm512_loadu_si512(group.as_ptr().cast()) };
         let (from_low, to_high) = if V::IS_FLOAT {
@@ -143,7 +153,7 @@ unsafe fn pass_avx512<V: Value>(block: &[V], low: V, high: V, inside: &mut Vec<V
     unsafe { inside.set_len(length) };
     counts.from_low = _mm512_reduce_add_epi64(from_lows) as u64;
     // SAFETY: room for the rest of the block is left.
-    let last = unsafe { pass_portable(rest, low, high, inside) };
+    let last = unsafe { pass_portable(rest, &[], low, high, inside) };
     counts.plus(last)
 }
 
@@ -151,7 +161,7 @@ unsafe fn pass_avx512<V: Value>(block: &[V], low: V, high: V, inside: &mut Vec<V
 /// `inside` has [`room`] for the block.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,popcnt,bmi1,bmi2")]
-unsafe fn pass_avx2<V: Value>(block: &[V], low: V, high: V, inside: &mut Vec<V>) -> Counts {
+unsafe fn pass_avx2<V: Value>(block: &[V], later: &[V], low: V, high: V, inside: &mut Vec<V>) -> Counts {
     let bits = |value: V| _mm256_set1_epi64x(if V::IS_FLOAT { float_bits(value) } else { value.key() });
     let (lows, highs) = (bits(low), bits(high));
     let mut counts = Counts::default();
@@ -159,7 +169,8 @@ unsafe fn pass_avx2<V: Value>(block: &[V], low: V, high: V, inside: &mut Vec<V>)
     let end = inside.as_mut_ptr();
     let mut from_lows = _mm256_setzero_si256();
     let (groups, rest) = block.as_chunks::<4>();
-    for group in groups {
+    for (index, group) in groups.iter().enumerate() {
+        fetch(later, 4 * index);
         // SAFETY: a group is 32 bytes of integers or floats.
         let values = unsafe { _mm256_loadu_si256(group.as_ptr().cast()) };
         let as_floats = _mm256_castsi256_pd;
@@ -204,7 +215,7 @@ unsafe fn pass_avx2<V: Value>(block: &[V], low: V, high: V, inside: &mut Vec<V>)
     let halves = _mm_add_epi64(_mm256_castsi256_si128(from_lows), _mm256_extracti128_si256::<1>(from_lows));
     counts.from_low = (_mm_extract_epi64::<0>(halves) + _mm_extract_epi64::<1>(halves)) as u64;
     // SAFETY: room for the rest of the block is left.
-    let last = unsafe { pass_portable(rest, low, high, inside) };
+    let last = unsafe { pass_portable(rest, &[], low, high, inside) };
     counts.plus(last)
 }
 

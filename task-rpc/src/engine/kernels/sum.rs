@@ -3,10 +3,10 @@
 //! A bin is a float far larger than what is added to it, so that an addition rounds to a multiple of the bin's last
 //! place and leaves a rest, which is exact and goes to the next bin (Rump, Ogita, Oishi 2008; Demmel and Nguyen,
 //! "Fast reproducible floating-point summation", 2013). Three bins hold 120 bits below the exponent for which they are
-//! made. Where no rest is left behind the last one, their sums are exact: this is seen, not assumed.
+//! made, two hold 80. Where no rest is left behind the last one, their sums are exact: this is seen, not assumed.
 //!
-//! One body, compiled for each level. One thread on values in L2, ns a value: bins 0.65 portable (SSE2), 0.36 AVX2, 0.142
-//! AVX-512, a survey 0.34, 0.165, 0.095. Integers take 0.265 on any level, at the speed of memory.
+//! One body, compiled for each level. One thread on values in L2, ns a value: three bins 0.65 portable (SSE2), 0.36 AVX2,
+//! 0.142 AVX-512, two bins in memory 0.75, 0.87 and 0.98 of that, a survey 0.34, 0.165, 0.095. Integers take 0.265 on any level, at the speed of memory.
 
 #![expect(unsafe_code, reason = "a function compiled for a level is called where a `Simd` proves the level")]
 
@@ -16,7 +16,10 @@ use super::super::simd::{Level, Simd};
 const ADDITIONS: usize = 1 << 11;
 /// Lanes of a bin at the highest level.
 const LANES: usize = 16;
-const BINS: usize = 3;
+/// Enough for most values.
+pub(crate) const FEW_BINS: usize = 2;
+/// As many as there are at most.
+pub(crate) const MANY_BINS: usize = 3;
 const FRACTION_BITS: i32 = 52;
 /// Exponents that lie between two bins: 53 bits, less the carries and the sign.
 const STEP: i32 = 40;
@@ -24,7 +27,7 @@ const STEP: i32 = 40;
 /// The exact sum of the values of a chunk that are smaller than the limit.
 pub(crate) struct Bins {
     /// What is in each bin, and the exponent of its unit.
-    pub terms: [(i64, i32); BINS],
+    pub terms: [(i64, i32); MANY_BINS],
     /// Whether there was no rest. Otherwise the terms mean nothing.
     pub exact: bool,
     /// Whether all values were smaller than the limit.
@@ -69,10 +72,11 @@ pub(crate) fn limit(exponent: i32) -> f64 {
 
 /// Sums up the values of magnitudes below [`limit`] of this exponent, which is brought into the range that has bins.
 /// What is beyond one [`chunk`], or behind the last whole group of [`lanes`], is left out.
-pub(crate) fn bins(simd: Simd, values: &[f64], exponent: i32) -> Bins {
+pub(crate) fn bins<const BINS: usize>(simd: Simd, values: &[f64], exponent: i32) -> Bins {
+    const { assert!(BINS <= MANY_BINS) };
     let limit = limit(exponent);
     let first = exponent.clamp(LOWEST, HIGHEST) + 13;
-    let anchors = [0, STEP, 2 * STEP].map(|below| 1.5 * power(first - below));
+    let anchors = std::array::from_fn::<_, BINS, _>(|bin| 1.5 * power(first - STEP * bin as i32));
     let values = &values[..values.len().min(chunk(simd))];
     match simd.level() {
         #[cfg(target_arch = "x86_64")]
@@ -81,7 +85,7 @@ pub(crate) fn bins(simd: Simd, values: &[f64], exponent: i32) -> Bins {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Level::Avx2 => unsafe { bins_avx2(values, anchors, limit) },
-        _ => bins_in_lanes::<{ LANES / 4 }>(values, anchors, limit),
+        _ => bins_in_lanes::<{ LANES / 4 }, BINS>(values, anchors, limit),
     }
 }
 
@@ -122,14 +126,14 @@ pub(crate) fn ints(values: &[i64]) -> i128 {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn bins_avx512(values: &[f64], anchors: [f64; BINS], limit: f64) -> Bins {
-    bins_in_lanes::<LANES>(values, anchors, limit)
+fn bins_avx512<const BINS: usize>(values: &[f64], anchors: [f64; BINS], limit: f64) -> Bins {
+    bins_in_lanes::<LANES, BINS>(values, anchors, limit)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn bins_avx2(values: &[f64], anchors: [f64; BINS], limit: f64) -> Bins {
-    bins_in_lanes::<{ LANES / 2 }>(values, anchors, limit)
+fn bins_avx2<const BINS: usize>(values: &[f64], anchors: [f64; BINS], limit: f64) -> Bins {
+    bins_in_lanes::<{ LANES / 2 }, BINS>(values, anchors, limit)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -174,7 +178,11 @@ fn survey_in_lanes<const WIDE: usize>(values: &[f64], limit: f64) -> Survey {
 
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "compiled for the level of its caller")]
-fn bins_in_lanes<const WIDE: usize>(values: &[f64], anchors: [f64; BINS], limit: f64) -> Bins {
+fn bins_in_lanes<const WIDE: usize, const BINS: usize>(
+    values: &[f64],
+    anchors: [f64; BINS],
+    limit: f64,
+) -> Bins {
     let mut sums = anchors.map(|anchor| [anchor; WIDE]);
     let mut rests = [0; WIDE];
     let mut small = [u64::MAX; WIDE];
@@ -192,7 +200,7 @@ fn bins_in_lanes<const WIDE: usize>(values: &[f64], anchors: [f64; BINS], limit:
             rests[lane] |= rest.to_bits();
         }
     }
-    let mut terms = [(0, 0); BINS];
+    let mut terms = [(0, 0); MANY_BINS];
     for (term, (lanes, anchor)) in terms.iter_mut().zip(sums.iter().zip(anchors)) {
         // All are of one binade: their bits differ by what was added, in units of the last place.
         let added: i64 = lanes.iter().map(|lane| lane.to_bits().wrapping_sub(anchor.to_bits()) as i64).sum();
@@ -223,8 +231,13 @@ mod tests {
                 // One unit in the last place below the limit, with every bit set: each bin rounds and leaves a rest.
                 let value = limit(exponent).next_down();
                 let mantissa = (1_i128 << 53) - 1;
-                for sign in [1, -1] {
-                    let bins = bins(simd, &vec![f64::from(sign) * value; chunk(simd)], exponent);
+                for (sign, many) in [(1, false), (-1, false), (1, true), (-1, true)] {
+                    let values = vec![f64::from(sign) * value; chunk(simd)];
+                    let bins = if many {
+                        bins::<MANY_BINS>(simd, &values, exponent)
+                    } else {
+                        bins::<FEW_BINS>(simd, &values, exponent)
+                    };
                     assert!(bins.exact && bins.complete);
                     // In units of the value's last place, which is 13 below that of the first bin.
                     let [(first, unit), (second, _), (third, _)] = bins.terms;

@@ -178,7 +178,7 @@ fn a_bracket_anywhere_finds_the_ranks_or_narrows_them_down() {
             let room = Room::new(&crew, &blocks, &bracket, &mut Paid::new(&mut lease)).unwrap();
             let mut gathered = Gathered::default();
             for block in &blocks {
-                bracket.pass(simd, block, &room, &mut gathered);
+                bracket.pass(simd, block, &[], &room, &mut gathered);
             }
             match bracket.finish(gathered, &blocks, length as u64, ranks) {
                 Outcome::Inside(found) => {
@@ -213,7 +213,7 @@ fn what_is_gathered_is_paid_for_and_bounded() {
     let room = Room::new(&crew, &blocks, &all, &mut Paid::new(&mut lease)).unwrap();
     let mut gathered = [Gathered::default(), Gathered::default()];
     for (index, block) in blocks.iter().enumerate() {
-        all.pass(Simd::best(), block, &room, &mut gathered[index % 2]);
+        all.pass(Simd::best(), block, &[], &room, &mut gathered[index % 2]);
     }
     let held: usize =
         gathered.iter().flat_map(|gathered| &gathered.pieces).map(|piece| piece.capacity() * 8).sum();
