@@ -163,7 +163,7 @@ impl<D: Dialect> Server<D> {
 
     /// Whether nothing of it is half read, half written or held back.
     pub fn is_quiet(&self) -> bool {
-        self.owes_nothing() && self.dialect.begun() == 0 && self.dialect.stream().is_read()
+        self.owes_nothing() && !self.has_read_more()
     }
 
     /// Whether nothing of it is half written or held back: if it is not quiet, its client has begun a message and not
@@ -235,7 +235,8 @@ impl<D: Dialect> Stream for Server<D> {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         loop {
-            ready!(this.turns.poll(cx));
+            let is_one = this.has_read_more() || !this.held.is_empty();
+            ready!(this.turns.poll(cx, is_one));
             if let Poll::Ready(request_id) = this.dialect.poll_expired(cx) {
                 if let Some(cancel) = this.cancel(trace::Context::default(), request_id) {
                     return Poll::Ready(Some(Ok(cancel)));
@@ -281,6 +282,11 @@ impl<D: Dialect> Stream for Server<D> {
 }
 
 impl<D: Dialect> Server<D> {
+    /// Whether there is a part of a message at least that is not given out.
+    fn has_read_more(&self) -> bool {
+        self.dialect.begun() > 0 || !self.dialect.stream().is_read()
+    }
+
     /// What comes next, within the time that a message may take from its first byte to its last.
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Incoming<D>>>> {
         self.begun.pause();
@@ -346,7 +352,7 @@ impl<D: Dialect> Sink<Response<D::Resp>> for Server<D> {
         // More is to be answered after the others' turn, and tarpc flushes before it has the first reply of the next.
         // Replies leave together: each write may wake the client, at the price of two calls. Those that fill a buffer
         // do not wait.
-        if this.dialect.begun() > 0 || !this.dialect.stream().is_read() {
+        if this.has_read_more() {
             if this.turns.are_others(cx) {
                 this.kept_back = true;
                 return Poll::Pending;

@@ -142,7 +142,7 @@ impl FdStream {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.unread.is_empty() && !self.ended {
             ready!(self.socket.poll_read_ready(cx))?;
-            ready!(self.turns.poll(cx));
+            ready!(self.turns.poll(cx, true));
             self.buffer.resize(READ, 0);
             let FdStream { socket, buffer, attachments, is_plain, .. } = self;
             let mut received = None;

@@ -47,9 +47,10 @@ impl Turns {
         Turns { time: Some(time), ..self }
     }
 
-    /// To be called before each: ready when it may be done.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.is_over() {
+    /// To be called before each: ready when it may be done. Where it is not known that there `is_one`, the clock is not
+    /// looked at for it: three looks at it are 0.5 µs of a call that comes alone.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, is_one: bool) -> Poll<()> {
+        if self.is_over(is_one) {
             let begins = self.given.is_none();
             let given = self.given.get_or_insert_default();
             given.task.register(cx.waker());
@@ -70,8 +71,8 @@ impl Turns {
         Poll::Ready(())
     }
 
-    fn is_over(&self) -> bool {
-        let late = || self.time.is_some_and(|time| self.done > 0 && self.began.elapsed() >= time);
+    fn is_over(&self, is_one: bool) -> bool {
+        let late = || self.time.is_some_and(|time| is_one && self.done > 0 && self.began.elapsed() >= time);
         self.given.is_some() || self.done == self.most || late()
     }
 
