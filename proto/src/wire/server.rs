@@ -235,9 +235,10 @@ impl<D: Dialect> Stream for Server<D> {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         loop {
-            let is_one = this.has_read_more() || !this.held.is_empty();
-            ready!(this.turns.poll(cx, is_one));
+            let known = this.has_read_more() || !this.held.is_empty();
+            ready!(this.turns.poll(cx, known));
             if let Poll::Ready(request_id) = this.dialect.poll_expired(cx) {
+                this.turns.found();
                 if let Some(cancel) = this.cancel(trace::Context::default(), request_id) {
                     return Poll::Ready(Some(Ok(cancel)));
                 }
@@ -245,6 +246,7 @@ impl<D: Dialect> Stream for Server<D> {
             }
             match this.poll_held(cx) {
                 Poll::Ready(Ok(Some(request))) => {
+                    this.turns.found();
                     return Poll::Ready(Some(Ok(ClientMessage::Request(request))));
                 }
                 Poll::Ready(Ok(None)) => continue,
@@ -261,7 +263,9 @@ impl<D: Dialect> Stream for Server<D> {
                 // No clock runs: more is held only when a message has come whole.
                 _ => return Poll::Pending,
             }
-            match ready!(this.poll_incoming(cx)) {
+            let incoming = ready!(this.poll_incoming(cx));
+            this.turns.found();
+            match incoming {
                 Some(Ok(Incoming::Request(request))) => {
                     return Poll::Ready(Some(Ok(ClientMessage::Request(request))));
                 }
@@ -282,7 +286,7 @@ impl<D: Dialect> Stream for Server<D> {
 }
 
 impl<D: Dialect> Server<D> {
-    /// Whether there is a part of a message at least that is not given out.
+    /// Whether there are bytes of a message that is not decoded.
     fn has_read_more(&self) -> bool {
         self.dialect.begun() > 0 || !self.dialect.stream().is_read()
     }

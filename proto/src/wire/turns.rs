@@ -16,8 +16,8 @@ pub(super) struct Turns {
     /// What they may take together.
     time: Option<Duration>,
     done: usize,
-    /// When the first of them began.
-    began: Instant,
+    /// When the first of them was done.
+    began: Option<Instant>,
     given: Option<Arc<Given>>,
 }
 
@@ -39,7 +39,7 @@ impl Wake for Given {
 impl Turns {
     /// Of so many in a row.
     pub(super) fn new(most: usize) -> Self {
-        Turns { most, time: None, done: 0, began: Instant::now(), given: None }
+        Turns { most, time: None, done: 0, began: None, given: None }
     }
 
     /// Of fewer, once they have taken so long.
@@ -47,10 +47,10 @@ impl Turns {
         Turns { time: Some(time), ..self }
     }
 
-    /// To be called before each: ready when it may be done. Where it is not known that there `is_one`, the clock is not
-    /// looked at for it: three looks at it are 0.5 µs of a call that comes alone.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, is_one: bool) -> Poll<()> {
-        if self.is_over(is_one) {
+    /// To be called before each look for one: ready when it may be done. The clock is looked at only where it is
+    /// `known` that there is one: three looks at it are 0.5 µs of a call that comes alone.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, known: bool) -> Poll<()> {
+        if self.is_over(known) {
             let begins = self.given.is_none();
             let given = self.given.get_or_insert_default();
             given.task.register(cx.waker());
@@ -64,15 +64,18 @@ impl Turns {
             }
             self.reset();
         }
-        if self.done == 0 && self.time.is_some() {
-            self.began = Instant::now();
-        }
         self.done += 1;
         Poll::Ready(())
     }
 
-    fn is_over(&self, is_one: bool) -> bool {
-        let late = || self.time.is_some_and(|time| is_one && self.done > 0 && self.began.elapsed() >= time);
+    /// To be called when one was found: from the first on they may take their time.
+    pub(super) fn found(&mut self) {
+        self.began.get_or_insert_with(Instant::now);
+    }
+
+    fn is_over(&self, known: bool) -> bool {
+        let is_late = |time| self.began.is_some_and(|began| began.elapsed() >= time);
+        let late = || known && self.time.is_some_and(is_late);
         self.given.is_some() || self.done == self.most || late()
     }
 
@@ -86,6 +89,7 @@ impl Turns {
     /// There is nothing more to do: others have their turn anyway.
     pub(super) fn reset(&mut self) {
         self.done = 0;
+        self.began = None;
         self.given = None;
     }
 }
