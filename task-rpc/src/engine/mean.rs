@@ -21,7 +21,8 @@ const FRACTION_BITS: u32 = f64::MANTISSA_DIGITS - 1;
 const FRACTION: u64 = (1 << FRACTION_BITS) - 1;
 const NOT_FINITE: usize = 0x7ff;
 const SIGNS_AND_EXPONENTS: usize = 1 << 12;
-/// One value in so many is added by itself, where it is beyond what suits the others.
+/// One value in so many is added by itself, where it is beyond what suits the others; one chunk in so many is tried again
+/// with few bins.
 const FEW: usize = 64;
 /// Values among which one attempt with bins that fails costs little.
 const SPREAD: usize = 256 * 1024;
@@ -98,8 +99,8 @@ pub struct Sum {
     negative_infinity: bool,
     /// The exponent that suited the last bins.
     exponent: Option<i32>,
-    /// Whether few bins have left a rest.
-    many_bins: bool,
+    /// So many chunks more go to many bins at once, as few have left a rest.
+    many_bins: usize,
     /// So many values more go to the table at once, as the last ones that were tried suited no bins.
     spread: usize,
     /// What is to be added to the digits. 128 KiB, for those that need it.
@@ -113,7 +114,7 @@ impl Default for Sum {
             positive_infinity: false,
             negative_infinity: false,
             exponent: None,
-            many_bins: false,
+            many_bins: 0,
             spread: 0,
             table: None,
         }
@@ -195,9 +196,9 @@ impl Sum {
 
     /// Adds a chunk, if this exponent suits nearly all of it, and counts the NaN.
     fn add_to_bins_of(&mut self, simd: Simd, chunk: &[f64], exponent: i32) -> Option<usize> {
-        let few = (!self.many_bins).then(|| sum::bins::<FEW_BINS>(simd, chunk, exponent));
+        let few = (self.many_bins == 0).then(|| sum::bins::<FEW_BINS>(simd, chunk, exponent));
         let bins = few.filter(|bins| bins.exact).unwrap_or_else(|| {
-            self.many_bins = true;
+            self.many_bins = self.many_bins.checked_sub(1).unwrap_or(FEW);
             sum::bins::<MANY_BINS>(simd, chunk, exponent)
         });
         if !bins.exact {

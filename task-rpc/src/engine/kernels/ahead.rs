@@ -17,22 +17,24 @@ pub(crate) fn ahead<V>(values: &[V], chunk: usize) -> impl Iterator<Item = &[V]>
     })
 }
 
-/// The same runs, with the ones after each fetched while it is worked on: they lie far apart.
-pub(crate) fn fetched<'a, V: 'a>(
+/// What of a run is fetched, in values: the rest of a longer one the processor fetches as it is read.
+const BEGINNING: usize = 512;
+
+/// The same runs, with the beginnings of the two after each fetched while it is worked on: they lie far apart.
+pub(crate) fn runs_ahead<'a, V: 'a>(
     runs: impl Iterator<Item = &'a [V]> + Clone,
 ) -> impl Iterator<Item = &'a [V]> {
+    let beginning = |run: &'a [V]| prefetch(&run[..run.len().min(BEGINNING)]);
     let mut later = runs.clone();
-    later.by_ref().take(2).for_each(prefetch);
+    later.by_ref().take(2).for_each(beginning);
     runs.inspect(move |_| {
-        if let Some(run) = later.next() {
-            prefetch(run);
-        }
+        later.next().into_iter().for_each(beginning);
     })
 }
 
 /// Asks for the line of memory of this value, if there is one.
 #[inline]
-pub(crate) fn fetch<V>(values: &[V], index: usize) {
+pub(crate) fn prefetch_at<V>(values: &[V], index: usize) {
     if let Some(value) = values.get(index) {
         prefetch(std::slice::from_ref(value));
     }

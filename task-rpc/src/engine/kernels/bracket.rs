@@ -18,7 +18,7 @@ use std::arch::x86_64::*;
 use super::super::simd::Level;
 use super::super::simd::Simd;
 use super::super::value::Value;
-use super::ahead::fetch;
+use super::ahead::prefetch_at;
 
 /// What a pass may write behind the last value that it gathers.
 const MARGIN: usize = 8;
@@ -40,7 +40,7 @@ pub(crate) const fn room(values: usize) -> usize {
 }
 
 /// Counts the values of a block at the ends `low` ≤ `high` of a bracket and from the lower one on, and appends those
-/// between to `inside`, in order. Has `later` fetched meanwhile, which is as long.
+/// between to `inside`, in order. Has `later` fetched meanwhile, as far as it is as long.
 pub(crate) fn pass<V: Value>(
     simd: Simd,
     block: &[V],
@@ -82,7 +82,7 @@ unsafe fn pass_portable<V: Value>(block: &[V], later: &[V], low: V, high: V, ins
         }
     };
     for (index, group) in groups.iter().enumerate() {
-        fetch(later, LANES * index);
+        prefetch_at(later, LANES * index);
         let mut any = 0;
         for lane in 0..LANES {
             let is_from_low = u64::from(group[lane] >= low);
@@ -115,7 +115,7 @@ unsafe fn pass_avx512<V: Value>(block: &[V], later: &[V], low: V, high: V, insid
     let end = inside.as_mut_ptr();
     let (groups, rest) = block.as_chunks::<8>();
     for (index, group) in groups.iter().enumerate() {
-        fetch(later, 8 * index);
+        prefetch_at(later, 8 * index);
         // SAFETY: a group is 64 bytes of integers or floats.
         let values = unsafe { _mm512_loadu_si512(group.as_ptr().cast()) };
         let (from_low, to_high) = if V::IS_FLOAT {
@@ -170,7 +170,7 @@ unsafe fn pass_avx2<V: Value>(block: &[V], later: &[V], low: V, high: V, inside:
     let mut from_lows = _mm256_setzero_si256();
     let (groups, rest) = block.as_chunks::<4>();
     for (index, group) in groups.iter().enumerate() {
-        fetch(later, 4 * index);
+        prefetch_at(later, 4 * index);
         // SAFETY: a group is 32 bytes of integers or floats.
         let values = unsafe { _mm256_loadu_si256(group.as_ptr().cast()) };
         let as_floats = _mm256_castsi256_pd;

@@ -1,4 +1,4 @@
-//! Sums without error: of floats into three bins, of integers into two halves.
+//! Sums without error: of floats into two or three bins, of integers into two halves.
 //!
 //! A bin is a float far larger than what is added to it, so that an addition rounds to a multiple of the bin's last
 //! place and leaves a rest, which is exact and goes to the next bin (Rump, Ogita, Oishi 2008; Demmel and Nguyen,
@@ -6,7 +6,7 @@
 //! made, two hold 80. Where no rest is left behind the last one, their sums are exact: this is seen, not assumed.
 //!
 //! One body, compiled for each level. One thread on values in L2, ns a value: three bins 0.65 portable (SSE2), 0.36 AVX2,
-//! 0.142 AVX-512, two bins in memory 0.75, 0.87 and 0.98 of that, a survey 0.34, 0.165, 0.095. Integers take 0.265 on any level, at the speed of memory.
+//! 0.142 AVX-512 (of values in memory two bins take 0.75, 0.87 and 0.98 of what three take), a survey 0.34, 0.165, 0.095. Integers take 0.265 on any level, at the speed of memory.
 
 #![expect(unsafe_code, reason = "a function compiled for a level is called where a `Simd` proves the level")]
 

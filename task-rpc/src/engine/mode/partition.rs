@@ -14,7 +14,7 @@ use super::survey::Survey;
 use super::tally::{Tally, take_sorted};
 use super::{CHUNK, Work};
 use crate::engine::kernels::ahead::{ahead, prefetch_line_after};
-use crate::engine::kernels::bounds::{self, Bounds, SLOT_BITS, SPARE, retain};
+use crate::engine::kernels::bounds::{self, Bounds, SLOT_BITS, SPARE, retain, zeros};
 use crate::engine::kernels::codes::{Mix, hashes, parts};
 use crate::engine::slab::Slab;
 use crate::engine::value::Value;
@@ -26,11 +26,13 @@ const PART: u64 = if cfg!(test) { 512 } else { 48 * 1024 };
 const PARTS: usize = 4096;
 /// Room for all parts, what is missing, and up to a power of two.
 const SEATS: usize = 2 * PARTS;
-/// Blocks that are sorted as one: their runs are longer.
+/// Blocks that are sorted as one, where there are so many for each thread: their runs are longer.
 const TOGETHER: usize = 2;
+const ENOUGH: usize = 16;
 /// The lowest of the bits of a hash that choose a part. Those above choose the bucket of a survey.
-const PART_SHIFT: u32 = 36;
-/// The bits that each round of upper bounds uses: others, and not those that choose the part.
+const PART_SHIFT: u32 = 35;
+/// The bits that each round of upper bounds uses: others, and not those that choose the part. In place of the first there
+/// may have been one of bits, which used those below 32.
 const ROUNDS: [u32; 3] = [0, 64 - SLOT_BITS, SLOT_BITS];
 /// Fewer values are counted exactly at once.
 const SMALL: usize = 64;
@@ -63,9 +65,11 @@ pub(super) fn tally<V: Value>(
 ) -> Result<Tally, Fault> {
     let parts = (expected / PART).next_power_of_two().min(PARTS as u64) as usize;
     let threads = work.crew.threads().max(1);
+    let together = if work.blocks.len() / threads < ENOUGH { 1 } else { TOGETHER };
+    let together: Vec<_> = work.blocks.chunks(together).collect();
     let mut lease = work.budget.lease();
     lease.grow(expected.saturating_mul(size_of::<u64>() as u64))?;
-    lease.grow(((parts + 1) * work.blocks.len().div_ceil(TOGETHER) * size_of::<u32>()) as u64)?;
+    lease.grow(((parts + 1) * together.len() * size_of::<u32>()) as u64)?;
     lease.grow((threads * (SEATS * size_of::<u32>() + bounds::BYTES)) as u64)?;
     let mut slab =
         usize::try_from(expected).ok().and_then(|words| Slab::new(words).ok()).ok_or_else(|| {
@@ -80,8 +84,7 @@ pub(super) fn tally<V: Value>(
         mask: parts as u32 - 1,
         missing: V::IS_FLOAT.then(|| mix.hash(i64::MAX)),
     };
-    let together: Vec<_> = work.blocks.chunks(TOGETHER).collect();
-    let state = || Split { pieces: Vec::new(), next: boxed(), hashes: [0; CHUNK], parts: [0; CHUNK] };
+    let state = || Split { pieces: Vec::new(), next: zeros(), hashes: [0; CHUNK], parts: [0; CHUNK] };
     let splits = work.crew.fold(together.len(), state, |split, index| {
         split.next.fill(0);
         hashing.each_chunk(together[index], split, |next, _, of| {
@@ -118,16 +121,20 @@ pub(super) fn tally<V: Value>(
         |part: usize| pieces.iter().map(|piece| (piece.starts[part + 1] - piece.starts[part]) as usize).sum();
     let largest: usize = (0..parts).map(size).max().unwrap_or(0);
     // A copy, and one in groups.
-    lease.grow((threads * 2 * largest * size_of::<u64>()) as u64)?;
+    lease.grow((threads * 2 * (largest + SPARE) * size_of::<u64>()) as u64)?;
 
     let floor = AtomicU64::new(survey.map_or(0, |survey| survey.tally.frequency()).max(2));
-    let counts = work.crew.fold(parts, Count::default, |count, part| {
-        let of_part = pieces
-            .iter()
-            .map(|piece| &piece.hashes[piece.starts[part] as usize..piece.starts[part + 1] as usize]);
-        count.part(mix, of_part, &floor);
-        Ok(())
-    })?;
+    let counts = work.crew.fold(
+        parts,
+        || Count::new(largest),
+        |count, part| {
+            let of_part = pieces
+                .iter()
+                .map(|piece| &piece.hashes[piece.starts[part] as usize..piece.starts[part + 1] as usize]);
+            count.part(mix, of_part, &floor);
+            Ok(())
+        },
+    )?;
     Ok(counts.into_iter().map(|count| count.tally).reduce(Tally::merge).unwrap_or_default())
 }
 
@@ -165,11 +172,6 @@ impl<V: Value> Hashing<'_, V> {
     }
 }
 
-/// Zeros, made on the heap.
-fn boxed<const N: usize>() -> Box<[u32; N]> {
-    vec![0; N].into_boxed_slice().try_into().unwrap_or_else(|_| unreachable!("as long as N"))
-}
-
 /// Takes so many words that are still free.
 ///
 /// # Errors
@@ -184,7 +186,6 @@ fn claim<'s>(free: &Mutex<&'s mut [u64]>, words: usize) -> Result<&'s mut [u64],
 }
 
 /// What a thread needs to count parts.
-#[derive(Default)]
 struct Count {
     bounds: Bounds,
     hashes: Vec<u64>,
@@ -193,14 +194,21 @@ struct Count {
 }
 
 impl Count {
+    /// For parts of so many at most.
+    fn new(largest: usize) -> Self {
+        Count {
+            bounds: Bounds::default(),
+            hashes: vec![0; largest + SPARE],
+            spare: Vec::with_capacity(largest),
+            tally: Tally::default(),
+        }
+    }
+
     /// Tallies the values of a part that reach the floor, which rises.
     fn part<'s>(&mut self, mix: &Mix, runs: impl Iterator<Item = &'s [u64]> + Clone, rising: &AtomicU64) {
         let Count { bounds, hashes, spare, tally } = self;
         let floor = rising.load(Relaxed);
         let mut before = runs.clone().map(<[u64]>::len).sum();
-        if hashes.len() < before + SPARE {
-            hashes.resize(before + SPARE, 0);
-        }
         // The first round looks at them where they are: of most nothing is left.
         let mut kept = bounds.gather(runs, hashes, ROUNDS[0], floor);
         for shift in &ROUNDS[1..] {
