@@ -4,7 +4,7 @@ All ask for the mean of eight numbers over a Unix socket, on one warm connection
 and every client is pinned to one and the same processor: where the kernel places two processes decides more than what
 they do. Then 256 MiB in a sealed memfd, on all processors. A peer that is not there or fails is left out aloud. Variables:
 
-  ROUNDS  (9)
+  ROUNDS  (25)
   CALLS   a round of single calls (5000)
   FLIGHT  calls a round, 64 in flight (50000)"""
 
@@ -25,7 +25,7 @@ CALLS_BIN = TARGET / "release/calls"
 GO_BIN = TARGET / "go"
 PROCESSOR = max(os.sched_getaffinity(0))
 
-ROUNDS = int(os.environ.get("ROUNDS", 9))
+ROUNDS = int(os.environ.get("ROUNDS", 25))
 CALLS = int(os.environ.get("CALLS", 5000))
 FLIGHT = int(os.environ.get("FLIGHT", 50_000))
 # Seconds for a program to start, or to do what a round asks of it.
