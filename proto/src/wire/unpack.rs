@@ -1,7 +1,8 @@
 //! `MessagePack` as tarpc clients write it, read in half the time that `rmp-serde` takes, many numbers in a third.
 //!
-//! Whatever is read here is what `rmp-serde` reads, too, for types whose code is serde's own or derived; what is not (a wrong message, and forms that nobody writes) is read
-//! again by `rmp-serde`, which knows better, or says what is wrong. So no error has a text.
+//! Whatever is read here is what `rmp-serde` reads, too, for types whose code is serde's own or derived; what is not (a wrong
+//! message, and forms that nobody writes) is read again by `rmp-serde`, which knows better, or says what is wrong. So no error
+//! has a text.
 
 use std::fmt;
 

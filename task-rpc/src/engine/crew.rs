@@ -51,7 +51,8 @@ impl<'a> Crew<'a> {
 
     /// Runs `step` once for each of `0..steps`, on as many threads as there are, each with a state of its own, and looks
     /// at the cancellation before each. In no order; all states come back (at least one). A step takes some hundred
-    /// microseconds, few take some milliseconds, so that a cancellation is seen soon, and is worth its dispatch (some 20 ns). Steps do not fold.
+    /// microseconds, few take some milliseconds, so that a cancellation is seen soon, and is worth its dispatch (some 20 ns).
+    /// Steps do not fold.
     ///
     /// # Errors
     /// The first one of a step, or the checkpoint's; what other threads have begun is ended first.

@@ -3,7 +3,8 @@
 //! The sum of floats is a fixed-point number wide enough for every `f64` and for 2⁶⁴ of them (Kulisch's long
 //! accumulator), so no order, no number of threads and no cancellation of terms can change a bit of it. A value at a
 //! time it takes 4 ns. Blocks come to it by one of two ways that are as exact and faster:
-//! * [bins](super::kernels::sum) for values whose exponents lie within some 65 of each other, or 25 where two are enough: at the speed of memory;
+//! * [bins](super::kernels::sum) for values whose exponents lie within some 65 of each other, or 25 where two bins are
+//!   enough: at the speed of memory;
 //! * a table with one sum for each sign and exponent, for all others: 0.4–1.1 ns a value and thread.
 
 use task_proto::limits::INLINE_NUMBERS;

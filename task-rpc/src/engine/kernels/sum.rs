@@ -6,7 +6,8 @@
 //! made, two hold 80. Where no rest is left behind the last one, their sums are exact: this is seen, not assumed.
 //!
 //! One body, compiled for each level. One thread on values in L2, ns a value: three bins 0.65 portable (SSE2), 0.36 AVX2,
-//! 0.142 AVX-512 (of values in memory two bins take 0.75, 0.87 and 0.98 of what three take), a survey 0.34, 0.165, 0.095. Integers take 0.265 on any level, at the speed of memory.
+//! 0.142 AVX-512 (of values in memory two bins take 0.75, 0.87 and 0.98 of what three take), a survey 0.34, 0.165, 0.095.
+//! Integers take 0.265 on any level, at the speed of memory.
 
 #![expect(unsafe_code, reason = "a function compiled for a level is called where a `Simd` proves the level")]
 

@@ -1,6 +1,6 @@
 //! Any values: they are split by their hash into parts that fit the L2 cache, and each part is counted.
 //!
-//! A value is in one part only. Every two blocks are sorted by part on their own, into scratch memory of as many
+//! A value is in one part only. Each block, or two where there are many, is sorted by part on its own, into scratch memory of as many
 //! words: no part has a size to be known before, and no two threads write to the same place, which the system has
 //! just filled with zeros and is in the cache still. (Runs of 128 to 512 bytes gathered for each part and stored past the
 //! caches, as is usual, took 1.4 times as long; hashes stored at once into 4 KiB that each part has for itself, 1.3 times.)
