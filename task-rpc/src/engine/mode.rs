@@ -1,18 +1,21 @@
-//! The values that occur most often, exactly, in one of four ways.
+//! The values that occur most often, exactly, in one of five ways.
 //!
 //! * [few values](few): sort and tally.
 //! * [A small range of integers](range): a counter for each of them.
 //! * [Some values that are frequent](survey): exact counts for those, and upper bounds for the rest that mostly prove,
 //!   in one pass, that nothing else is as frequent.
+//! * [Values that seem to be all different](distinct): some bits of their hashes prove it, of all but a few.
 //! * [The rest](partition): the values are split by their hash into parts that fit the L2 cache, and each is counted.
 //!
 //! A random sample chooses. It decides how long the answer takes, never what it is: each way proves that what
 //! it counted is all, or hands over to the next.
 
+mod distinct;
 mod few;
 mod partition;
 mod range;
 mod sample;
+mod split;
 mod survey;
 mod tally;
 #[cfg(test)]
@@ -83,7 +86,13 @@ pub fn modes<V: Value>(
     if rules_out {
         return Ok(surveyed(&work, dictionary)?.finish(count));
     }
-    Ok(partition::tally(&work, &Mix::new(seed), None, count)?.finish(count))
+    let mix = Mix::new(seed);
+    if sample.repeated().is_empty()
+        && let Some(tally) = distinct::tally(&work, &mix, count)?
+    {
+        return Ok(tally.finish(count));
+    }
+    Ok(partition::tally(&work, &mix, None, count)?.finish(count))
 }
 
 /// Tallies all values, with a second pass where the first is no proof.

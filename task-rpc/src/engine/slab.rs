@@ -15,16 +15,18 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 /// A huge page of x86-64, and of aarch64 with pages of 4 KiB.
 const PAGE: usize = 2 << 20;
 
-/// What a slab holds: eight bytes, of which any are a value, and zeros are 0.
+/// What a slab holds: bytes of which any are a value, and zeros are 0.
 pub(super) trait Word: sealed::Sealed + Copy {}
 
 mod sealed {
     pub(crate) trait Sealed {}
 }
 
+impl sealed::Sealed for u32 {}
 impl sealed::Sealed for u64 {}
 impl sealed::Sealed for i64 {}
 impl sealed::Sealed for f64 {}
+impl Word for u32 {}
 impl Word for u64 {}
 impl Word for i64 {}
 impl Word for f64 {}
@@ -45,7 +47,7 @@ impl<T: Word> Slab<T> {
         if len == 0 {
             return Ok(Slab { words: NonNull::dangling(), len });
         }
-        let size = bytes(len).ok_or(io::ErrorKind::OutOfMemory)?;
+        let size = bytes::<T>(len).ok_or(io::ErrorKind::OutOfMemory)?;
         // The mapping is a page longer than needed, so that an aligned part of it can be kept.
         let mapped = size.checked_add(PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
         // SAFETY: a new private mapping, at an address that the system chooses, touches no other memory.
@@ -76,8 +78,8 @@ impl<T: Word> Slab<T> {
 }
 
 /// The length of the mapping of so many words.
-fn bytes(len: usize) -> Option<usize> {
-    len.checked_mul(8)?.checked_next_multiple_of(PAGE)
+fn bytes<T>(len: usize) -> Option<usize> {
+    len.checked_mul(size_of::<T>())?.checked_next_multiple_of(PAGE)
 }
 
 impl<T: Word> Deref for Slab<T> {
@@ -85,7 +87,7 @@ impl<T: Word> Deref for Slab<T> {
 
     fn deref(&self) -> &[T] {
         // SAFETY: `len` words from `words` on are mapped, aligned and initialised (the system maps zeros, and a
-        // `Word` is any eight bytes) until the drop; for none, the pointer dangles and is aligned. Their length in bytes is below `isize::MAX`, being mapped.
+        // `Word` is any bytes) until the drop; for none, the pointer dangles and is aligned. Their length in bytes is below `isize::MAX`, being mapped.
         unsafe { std::slice::from_raw_parts(self.words.as_ptr(), self.len) }
     }
 }
@@ -99,7 +101,7 @@ impl<T: Word> DerefMut for Slab<T> {
 
 impl<T: Word> Drop for Slab<T> {
     fn drop(&mut self) {
-        if let Some(size) = bytes(self.len).filter(|size| *size > 0) {
+        if let Some(size) = bytes::<T>(self.len).filter(|size| *size > 0) {
             // SAFETY: this part was mapped by `new`, whole, and no reference into it outlives the slab.
             let _ = unsafe { munmap(self.words.as_ptr().cast(), size) };
         }

@@ -1,4 +1,4 @@
-//! Goes through values chunk by chunk, and has the next chunk fetched meanwhile.
+//! Goes through values chunk by chunk, and has later ones fetched meanwhile.
 //!
 //! The loops here work on a chunk for about as long as it takes to come from memory, and do not touch the
 //! next one before they have done with it; the processor's own prefetching ends with a page of 4 KiB. Without
@@ -8,23 +8,40 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
-/// The values in chunks of this length, the last one shorter.
-pub(crate) fn ahead<V>(values: &[V], chunk: usize) -> impl Iterator<Item = &[V]> {
-    values.chunks(chunk).enumerate().map(move |(index, here)| {
-        let next = (index + 1) * chunk;
-        prefetch(&values[next.min(values.len())..(next + chunk).min(values.len())]);
-        here
-    })
+/// Values of a line of memory.
+pub(crate) const LINE: usize = 8;
+
+/// The values in chunks of this length, the last one shorter, each with the values from the chunk after the next one on.
+pub(crate) fn ahead<V>(values: &[V], chunk: usize) -> impl Iterator<Item = (&[V], Later<'_, V>)> {
+    let later = move |index| Later(values.get((index + 2) * chunk..).unwrap_or_default());
+    values.chunks(chunk).enumerate().map(move |(index, here)| (here, later(index)))
 }
 
-/// What of a run is fetched, in values: the rest of a longer one the processor fetches as it is read.
-const BEGINNING: usize = 512;
+/// Values to fetch between other things, a line after the other. All lines of a chunk at once hold up what comes after them:
+/// to split took 0.85 ns for a value, and so 0.5.
+pub(crate) struct Later<'a, V>(&'a [V]);
+
+impl<V> Later<'_, V> {
+    /// Asks for this line of them, if there is one.
+    #[inline]
+    pub(crate) fn fetch(&self, line: usize) {
+        prefetch_at(self.0, line * LINE);
+    }
+
+    /// Asks for so many of them.
+    pub(crate) fn fetch_all(&self, values: usize) {
+        prefetch(&self.0[..values.min(self.0.len())]);
+    }
+}
+
+/// Bytes of a run that are fetched: the rest of a longer one the processor fetches as it is read.
+const BEGINNING: usize = 4096;
 
 /// The same runs, with the beginnings of the two after each fetched while it is worked on: they lie far apart.
 pub(crate) fn runs_ahead<'a, V: 'a>(
     runs: impl Iterator<Item = &'a [V]> + Clone,
 ) -> impl Iterator<Item = &'a [V]> {
-    let beginning = |run: &'a [V]| prefetch(&run[..run.len().min(BEGINNING)]);
+    let beginning = |run: &'a [V]| prefetch(&run[..run.len().min(BEGINNING / size_of::<V>().max(1))]);
     let mut later = runs.clone();
     later.by_ref().take(2).for_each(beginning);
     runs.inspect(move |_| {

@@ -7,30 +7,22 @@
 //! Then a part is gathered from all blocks. Bits, or counters of 8 bits, by other bits of the hash, are upper bounds for
 //! each value in a part, and leave few that may reach the best count so far; those are counted exactly.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 
+use super::Work;
+use super::split::{Buffers, Hashing, claim, no_memory};
 use super::survey::Survey;
 use super::tally::{Tally, take_sorted};
-use super::{CHUNK, Work};
-use crate::engine::kernels::ahead::{ahead, prefetch_line_after};
-use crate::engine::kernels::bounds::{self, Bounds, SLOT_BITS, SPARE, retain, zeros};
-use crate::engine::kernels::codes::{Mix, hashes, parts};
+use crate::engine::kernels::bounds::{self, Bounds, SLOT_BITS, SPARE};
+use crate::engine::kernels::codes::Mix;
 use crate::engine::slab::Slab;
 use crate::engine::value::Value;
-use task_proto::fault::{Fault, FaultKind};
+use task_proto::fault::Fault;
 
-/// Values of a part.
-const PART: u64 = if cfg!(test) { 512 } else { 48 * 1024 };
-/// The most parts.
-const PARTS: usize = 4096;
-/// Room for all parts, what is missing, and up to a power of two.
-const SEATS: usize = 2 * PARTS;
 /// Blocks that are sorted as one, where there are so many for each thread: their runs are longer.
 const TOGETHER: usize = 2;
 const ENOUGH: usize = 16;
-/// The lowest of the bits of a hash that choose a part. Those above choose the bucket of a survey.
-const PART_SHIFT: u32 = 35;
 /// The bits that each round of upper bounds uses: others, and not those that choose the part. In place of the first there
 /// may have been one of bits, which used those below 32.
 const ROUNDS: [u32; 3] = [0, 64 - SLOT_BITS, SLOT_BITS];
@@ -47,15 +39,6 @@ struct Piece<'s> {
     starts: Vec<u32>,
 }
 
-/// What a thread needs to split blocks.
-struct Split<'s> {
-    pieces: Vec<Piece<'s>>,
-    /// Where the next hash of each part goes; of the part after the last one, the missing values, nowhere.
-    next: Box<[u32; SEATS]>,
-    hashes: [u64; CHUNK],
-    parts: [u32; CHUNK],
-}
-
 /// Tallies the numbers, `expected` of them; after a survey only its suspects.
 pub(super) fn tally<V: Value>(
     work: &Work<'_, V>,
@@ -63,36 +46,24 @@ pub(super) fn tally<V: Value>(
     survey: Option<&Survey>,
     expected: u64,
 ) -> Result<Tally, Fault> {
-    let parts = (expected / PART).next_power_of_two().min(PARTS as u64) as usize;
+    let hashing = Hashing::new(work, mix, survey, expected);
+    let parts = hashing.parts();
     let threads = work.crew.threads().max(1);
     let together = if work.blocks.len() / threads < ENOUGH { 1 } else { TOGETHER };
     let together: Vec<_> = work.blocks.chunks(together).collect();
     let mut lease = work.budget.lease();
     lease.grow(expected.saturating_mul(size_of::<u64>() as u64))?;
     lease.grow(((parts + 1) * together.len() * size_of::<u32>()) as u64)?;
-    lease.grow((threads * (SEATS * size_of::<u32>() + bounds::BYTES)) as u64)?;
+    lease.grow((threads * (Buffers::BYTES + bounds::BYTES)) as u64)?;
     let mut slab =
-        usize::try_from(expected).ok().and_then(|words| Slab::new(words).ok()).ok_or_else(|| {
-            Fault::new(FaultKind::TooLarge, "the system has no memory for the scratch space of the mode")
-        })?;
+        usize::try_from(expected).ok().and_then(|words| Slab::new(words).ok()).ok_or_else(no_memory)?;
     let free = Mutex::new(&mut slab[..]);
 
-    let hashing = Hashing {
-        work,
-        mix,
-        survey,
-        mask: parts as u32 - 1,
-        missing: V::IS_FLOAT.then(|| mix.hash(i64::MAX)),
-    };
-    let state = || Split { pieces: Vec::new(), next: zeros(), hashes: [0; CHUNK], parts: [0; CHUNK] };
-    let splits = work.crew.fold(together.len(), state, |split, index| {
-        split.next.fill(0);
-        hashing.each_chunk(together[index], split, |next, _, of| {
-            for &part in of {
-                next[part as usize % SEATS] += 1;
-            }
-        });
-        let next = &mut split.next;
+    let state = || (Buffers::new(), Vec::new());
+    let splits = work.crew.fold(together.len(), state, |(buffers, pieces), index| {
+        buffers.next.fill(0);
+        hashing.count(together[index], buffers);
+        let next = &mut buffers.next;
         let mut starts = Vec::with_capacity(parts + 1);
         let mut sum = 0;
         for next in &mut next[..parts] {
@@ -102,21 +73,11 @@ pub(super) fn tally<V: Value>(
         starts.push(sum);
         next[parts] = sum;
         let out = claim(&free, sum as usize)?;
-        hashing.each_chunk(together[index], split, |next, hashes, of| {
-            for (&hash, &part) in hashes.iter().zip(of) {
-                let next = &mut next[part as usize % SEATS];
-                if let Some(out) = out.get_mut(*next as usize) {
-                    *out = hash;
-                    *next += 1;
-                    // It comes to one of thousands of lines, and few of those that are awaited can be awaited at once.
-                    prefetch_line_after(out);
-                }
-            }
-        });
-        split.pieces.push(Piece { hashes: out, starts });
+        hashing.scatter(together[index], buffers, out, |hash| hash);
+        pieces.push(Piece { hashes: out, starts });
         Ok(())
     })?;
-    let pieces: Vec<_> = splits.into_iter().flat_map(|split| split.pieces).collect();
+    let pieces: Vec<_> = splits.into_iter().flat_map(|(_, pieces)| pieces).collect();
     let size =
         |part: usize| pieces.iter().map(|piece| (piece.starts[part + 1] - piece.starts[part]) as usize).sum();
     let largest: usize = (0..parts).map(size).max().unwrap_or(0);
@@ -136,53 +97,6 @@ pub(super) fn tally<V: Value>(
         },
     )?;
     Ok(counts.into_iter().map(|count| count.tally).reduce(Tally::merge).unwrap_or_default())
-}
-
-/// What decides which part a value is in.
-struct Hashing<'a, V> {
-    work: &'a Work<'a, V>,
-    mix: &'a Mix,
-    survey: Option<&'a Survey>,
-    /// One less than the number of parts.
-    mask: u32,
-    /// The hash of missing values.
-    missing: Option<u64>,
-}
-
-impl<V: Value> Hashing<'_, V> {
-    /// Hands over the hashes of all values with their parts; after a survey only of those that may be modes.
-    fn each_chunk(
-        &self,
-        blocks: &[&[V]],
-        split: &mut Split<'_>,
-        mut take: impl FnMut(&mut [u32; SEATS], &[u64], &[u32]),
-    ) {
-        let Split { next, hashes: buffer, parts: of, .. } = split;
-        for chunk in blocks.iter().flat_map(|block| ahead(block, CHUNK)) {
-            let buffer = &mut buffer[..chunk.len()];
-            hashes(self.work.simd, self.mix, chunk, buffer);
-            let kept = match self.survey {
-                Some(survey) => retain(buffer, |hash| survey.suspects(hash)),
-                None => chunk.len(),
-            };
-            let (buffer, of) = (&buffer[..kept], &mut of[..kept]);
-            parts(self.work.simd, PART_SHIFT, self.mask, self.missing, buffer, of);
-            take(next, buffer, of);
-        }
-    }
-}
-
-/// Takes so many words that are still free.
-///
-/// # Errors
-/// `Internal` if there are not so many.
-fn claim<'s>(free: &Mutex<&'s mut [u64]>, words: usize) -> Result<&'s mut [u64], Fault> {
-    let mut free = free.lock().unwrap_or_else(PoisonError::into_inner);
-    let (mine, rest) = std::mem::take(&mut *free)
-        .split_at_mut_checked(words)
-        .ok_or_else(|| Fault::new(FaultKind::Internal, "there are more numbers than were counted"))?;
-    *free = rest;
-    Ok(mine)
 }
 
 /// What a thread needs to count parts.

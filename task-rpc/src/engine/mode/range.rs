@@ -116,15 +116,15 @@ fn count<V: Value>(
     let Counters { tables, codes, outliers } = counters;
     let outside = |tables: &[u32]| tables[width as usize..].iter().step_by(len).sum::<u32>();
     let mut before = outside(tables);
-    for chunk in ahead(block, CHUNK) {
+    for (chunk, later) in ahead(block, CHUNK) {
         let codes = &mut codes[..chunk.len()];
         distances(work.simd, origin, width, chunk, codes);
         if tables.len() > len {
             let (first, second) = tables.split_at_mut(2 * len);
             let ((a, b), (c, d)) = (first.split_at_mut(len), second.split_at_mut(len));
-            count_codes(&mut [a, b, c, d], codes);
+            count_codes(&mut [a, b, c, d], codes, &later);
         } else {
-            count_codes_in_one(tables, codes);
+            count_codes_in_one(tables, codes, &later);
         }
         let after = outside(tables);
         if after != before {

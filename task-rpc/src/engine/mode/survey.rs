@@ -7,7 +7,8 @@ use super::sample::Sample;
 use super::tally::Tally;
 use super::{CHUNK, Work};
 use crate::engine::kernels::ahead::ahead;
-use crate::engine::kernels::codes::{Mix, equal, hashes};
+use crate::engine::kernels::codes::{Mix, hashes};
+use crate::engine::kernels::common::{self, Common};
 use crate::engine::kernels::counts::{BUCKETS, SLOTS, Shape, TABLES, count_hashes, zeros};
 use crate::engine::simd::{Level, Simd};
 use crate::engine::value::Value;
@@ -22,8 +23,6 @@ const FEW_MISS: f64 = 0.97;
 /// Values are common when they are above this share of the sample: then a chunk that has no others is counted
 /// by comparing each value with each of them.
 const COMMON: f64 = 0.9995;
-/// The most common values.
-const COMMON_MOST: usize = 16;
 /// Blocks between two sums, so that no counter of 32 bits overflows: 2^31 values.
 const ROUND: usize = if cfg!(test) { 7 } else { 8192 };
 
@@ -35,7 +34,7 @@ pub(super) struct Dictionary {
     few_miss: bool,
     shape: Shape,
     /// The common values, if they are few.
-    common: Vec<i64>,
+    common: Option<Common>,
 }
 
 /// What a pass with a dictionary shows.
@@ -101,13 +100,13 @@ impl Dictionary {
             }
         }
         let few_miss = hits as f64 > FEW_MISS * drawn as f64;
-        (hits, Dictionary { shape, mix, owners, few_miss, common: Vec::new() })
+        (hits, Dictionary { shape, mix, owners, few_miss, common: None })
     }
 
     /// The same, with the values that are nearly all, as far as comparing with each of them pays.
     fn with_common(mut self, simd: Simd, values: &[(u64, i64)], drawn: u64) -> Dictionary {
         let most = match simd.level() {
-            Level::Avx512 | Level::Avx2 => COMMON_MOST,
+            Level::Avx512 | Level::Avx2 => common::MOST,
             Level::Portable => 3,
         };
         let mut hits = 0;
@@ -116,7 +115,8 @@ impl Dictionary {
             if hits as f64 > COMMON * drawn as f64 {
                 let common = values[..=taken].iter().filter(|(times, _)| *times > 0).map(|(_, key)| *key);
                 // One without a slot of its own would be counted as the owner of that slot.
-                self.common = common.filter(|key| self.owns(self.mix.hash(*key))).collect();
+                let common = common.filter(|key| self.owns(self.mix.hash(*key))).collect();
+                self.common = Some(Common::new(simd, common));
                 break;
             }
         }
@@ -145,7 +145,7 @@ impl Survey {
 struct Counters {
     tables: Vec<u32>,
     hashes: [u64; CHUNK],
-    common: Vec<u64>,
+    common: [u64; common::MOST],
 }
 
 /// Counts all values, in the dictionary or in buckets.
@@ -155,19 +155,16 @@ pub(super) fn survey<V: Value>(work: &Work<'_, V>, dictionary: Dictionary) -> Re
     lease.grow((threads * TABLES * (SLOTS + BUCKETS) * size_of::<u32>()) as u64)?;
     let mut sums = vec![0_u64; SLOTS + BUCKETS];
     for blocks in work.blocks.chunks(ROUND) {
-        let parts = work.crew.fold(
-            blocks.len(),
-            || Counters::new(&dictionary),
-            |counters, block| {
-                count(work, &dictionary, counters, blocks[block]);
-                Ok(())
-            },
-        )?;
+        let parts = work.crew.fold(blocks.len(), Counters::new, |counters, block| {
+            count(work, &dictionary, counters, blocks[block]);
+            Ok(())
+        })?;
         for part in parts {
             for table in part.tables.chunks(sums.len()) {
                 sums.iter_mut().zip(table).for_each(|(sum, count)| *sum += u64::from(*count));
             }
-            for (&key, times) in dictionary.common.iter().zip(part.common) {
+            let keys = dictionary.common.iter().flat_map(Common::keys);
+            for (&key, times) in keys.zip(part.common) {
                 sums[dictionary.shape.slot(dictionary.mix.hash(key))] += times;
             }
         }
@@ -187,28 +184,24 @@ pub(super) fn survey<V: Value>(work: &Work<'_, V>, dictionary: Dictionary) -> Re
 }
 
 impl Counters {
-    fn new(dictionary: &Dictionary) -> Self {
-        Counters { tables: zeros(), hashes: [0; CHUNK], common: vec![0; dictionary.common.len()] }
+    fn new() -> Self {
+        Counters { tables: zeros(), hashes: [0; CHUNK], common: [0; common::MOST] }
     }
 }
 
 fn count<V: Value>(work: &Work<'_, V>, dictionary: &Dictionary, counters: &mut Counters, block: &[V]) {
     let Dictionary { shape, mix, owners, few_miss, common } = dictionary;
     let Counters { tables, hashes: buffer, common: times } = counters;
-    let mut here = [0; COMMON_MOST];
-    for chunk in ahead(block, CHUNK) {
-        let mut all = 0;
-        for (here, &key) in here.iter_mut().zip(common) {
-            *here = equal(work.simd, V::from_key(key), chunk);
-            all += *here;
-        }
-        if all == chunk.len() {
-            times.iter_mut().zip(here).for_each(|(times, here)| *times += here as u64);
-            continue;
+    for (chunk, later) in ahead(block, CHUNK) {
+        if let Some(common) = common {
+            later.fetch_all(CHUNK);
+            if common.count(chunk, times) {
+                continue;
+            }
         }
         let hashes_here = &mut buffer[..chunk.len()];
         hashes(work.simd, mix, chunk, hashes_here);
-        count_hashes(*shape, owners, tables, hashes_here, *few_miss);
+        count_hashes(*shape, owners, tables, hashes_here, *few_miss, &later);
     }
 }
 
@@ -225,7 +218,7 @@ mod tests {
             lacking += u64::from(hits < 1600);
             let dictionary = dictionary.with_common(Simd::best(), &values, 1600);
             let owned = |key: &i64| dictionary.owns(dictionary.mix.hash(*key));
-            assert!(dictionary.common.iter().all(owned), "seed {seed}");
+            assert!(dictionary.common.iter().flat_map(Common::keys).all(owned), "seed {seed}");
         }
         assert!(lacking > 0, "no two values shared a slot");
     }

@@ -1,6 +1,6 @@
 //! Every way, level and number of threads against an oracle of a few lines, on shapes that hurt.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::*;
@@ -63,6 +63,9 @@ fn every_way<V: Value>(work: &Work<'_, V>, count: u64, seed: u64) -> Vec<(&'stat
         return ways;
     }
     ways.push(("partition", partition::tally(work, &Mix::new(seed), None, count).unwrap().finish(count)));
+    if let Some(tally) = distinct::tally(work, &Mix::new(seed), count).unwrap() {
+        ways.push(("distinct", tally.finish(count)));
+    }
     let sample = Sample::new(work, seed).unwrap();
     let (dictionary, _) = Dictionary::of::<V>(simd, &sample, seed);
     ways.push(("survey", surveyed(work, dictionary).unwrap().finish(count)));
@@ -311,6 +314,73 @@ fn missing_values_are_in_each_dictionary_even_where_others_need_all_slots() {
         let (dictionary, _) = Dictionary::of::<f64>(Simd::best(), &sample, seed);
         assert!(dictionary.owns(dictionary.mix.hash(i64::MAX)));
     }
+}
+
+#[test]
+fn different_values_that_are_alike_in_what_is_compared_first_are_told_apart() {
+    let mix = Mix::new(77);
+    // What differs in other bits only than the lowest 32 and those of the part.
+    let others = |hash: u64| (0..64).map(move |other| hash ^ other << 50);
+    let missing = mix.hash(i64::MAX);
+    let canonical = |hash: &u64| f64::from_key(mix.key(*hash)).key() == mix.key(*hash) && *hash != missing;
+    let alike: Vec<Vec<u64>> = (0..40)
+        .map(|index| if index == 0 { missing } else { mix.hash(index << 40) })
+        .map(|hash| others(hash).filter(canonical).take(20).collect())
+        .collect();
+    let single: Vec<f64> = (0..8000).map(|index| f64::from(index) * 1e30).collect();
+    let of = |hash: u64| f64::from_key(mix.key(hash));
+    for threads in [1, 3] {
+        let crew = Crew::new(threads, &|| Ok(()));
+        for simd in Simd::all() {
+            let tally = |values: &[f64]| {
+                let blocks: Vec<&[f64]> = values.chunks(6000).collect();
+                let count = values.iter().filter(|value| !value.is_nan()).count() as u64;
+                let work = Work { simd, crew: &crew, blocks: &blocks, budget: &Budget::unlimited() };
+                assert!(distinct::tally(&work, &mix, count).unwrap().is_some());
+                let modes = distinct::tally(&work, &mix, count).unwrap().unwrap().finish::<f64>(count);
+                assert_eq!(modes, oracle(values), "{simd:?}, {threads} threads");
+                modes.total
+            };
+            let mut values = single.clone();
+            values.extend([f64::NAN; 100]);
+            values.extend(alike.iter().flatten().map(|hash| of(*hash)));
+            assert_eq!(tally(&values), 0, "all different");
+            // Some of them twice.
+            values.extend(alike.iter().take(5).map(|hashes| of(hashes[7])));
+            assert_eq!(tally(&values), 5);
+            values.extend(alike.iter().skip(3).take(1).map(|hashes| of(hashes[7])));
+            assert_eq!(tally(&values), 1);
+        }
+    }
+}
+
+#[test]
+fn where_many_are_alike_or_together_it_is_not_shown_that_all_are_different() {
+    let crew = Crew::new(2, &|| Ok(()));
+    let tally = |values: &[i64]| {
+        let blocks: Vec<&[i64]> = values.chunks(20_000).collect();
+        let work = Work { simd: Simd::best(), crew: &crew, blocks: &blocks, budget: &Budget::unlimited() };
+        let count = values.len() as u64;
+        distinct::tally(&work, &Mix::new(5), count).unwrap().map(|tally| tally.finish::<i64>(count).total)
+    };
+    let mut values: Vec<i64> = (0..60_000).map(|index| index << 44).collect();
+    assert_eq!(tally(&values), Some(0));
+    values[..3900].copy_from_slice(&(56_100..60_000).map(|index| index << 44).collect::<Vec<_>>());
+    assert_eq!(tally(&values), Some(3900));
+    values[..5000].copy_from_slice(&(55_000..60_000).map(|index| index << 44).collect::<Vec<_>>());
+    assert_eq!(tally(&values), None, "too many are alike");
+    values[..30_000].copy_from_slice(&(30_000..60_000).map(|index| index << 44).collect::<Vec<_>>());
+    assert_eq!(tally(&values), None, "each twice");
+    // More than a part has room for of a few blocks, in each part.
+    let mut filled = BTreeSet::new();
+    for value in 0..2000 {
+        let mut values: Vec<i64> = (0..60_000).map(|index| index << 44).collect();
+        if filled.insert(Mix::new(5).hash(value) >> 35 & 127) {
+            values[20_000..20_200].fill(value);
+            assert_eq!(tally(&values), None, "a part has no room for them");
+        }
+    }
+    assert_eq!(filled.len(), 128);
 }
 
 #[test]
