@@ -58,8 +58,8 @@ impl<V> Modes<V> {
     }
 }
 
-/// The values that occur most often among `count` numbers in these blocks, where NaN is none and −0 is 0. The
-/// seed decides how long it takes.
+/// The values that occur most often among `count` numbers in these blocks, each of at most 2^18 values, where NaN
+/// is none and −0 is 0. The seed decides how long it takes.
 ///
 /// # Errors
 /// `TooLarge` if the budget has no room for the scratch memory, at most that of the values and some MiB; the

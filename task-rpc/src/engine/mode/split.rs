@@ -16,8 +16,9 @@ const PART: u64 = if cfg!(test) { 512 } else { 48 * 1024 };
 const PARTS: usize = 4096;
 /// Room for all parts, what is missing, and up to a power of two.
 const SEATS: usize = 2 * PARTS;
-/// The lowest of the bits of a hash that choose a part. Those above choose the bucket of a survey; those below 32 are in none.
+/// The lowest of the bits of a hash that choose a part. Those above choose the bucket of a survey; the 32 lowest choose nothing.
 const PART_SHIFT: u32 = 35;
+
 /// What decides which part a value is in.
 pub(super) struct Hashing<'a, V> {
     work: &'a Work<'a, V>,

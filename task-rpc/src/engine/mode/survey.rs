@@ -20,8 +20,8 @@ const FREQUENT: u64 = 8;
 const TRIES: u64 = 8;
 /// Above this share of the sample, misses of the dictionary are left to the branch predictor.
 const FEW_MISS: f64 = 0.97;
-/// Values are common when they are above this share of the sample: then a chunk that has no others is counted
-/// by comparing each value with each of them.
+/// Values are common when together they are above this share of the sample: then a chunk that has no others is
+/// counted as [`Common`] does.
 const COMMON: f64 = 0.9995;
 /// Blocks between two sums, so that no counter of 32 bits overflows: 2^31 values.
 const ROUND: usize = if cfg!(test) { 7 } else { 8192 };

@@ -51,6 +51,9 @@ fn blocks<'v, V>(random: &mut Random, values: &'v [V]) -> Vec<&'v [V]> {
     blocks
 }
 
+/// How often that way has said something.
+static DISTINCT: AtomicU64 = AtomicU64::new(0);
+
 /// What each way says that says something.
 fn every_way<V: Value>(work: &Work<'_, V>, count: u64, seed: u64) -> Vec<(&'static str, Modes<V>)> {
     let Work { simd, crew, blocks, budget } = *work;
@@ -65,6 +68,7 @@ fn every_way<V: Value>(work: &Work<'_, V>, count: u64, seed: u64) -> Vec<(&'stat
     ways.push(("partition", partition::tally(work, &Mix::new(seed), None, count).unwrap().finish(count)));
     if let Some(tally) = distinct::tally(work, &Mix::new(seed), count).unwrap() {
         ways.push(("distinct", tally.finish(count)));
+        DISTINCT.fetch_add(1, Relaxed);
     }
     let sample = Sample::new(work, seed).unwrap();
     let (dictionary, _) = Dictionary::of::<V>(simd, &sample, seed);
@@ -184,6 +188,7 @@ fn every_way_finds_what_the_definition_says() {
         let (name, values) = floats(&mut random, case % 11, len);
         check(&mut random, name, &values);
     }
+    assert!(DISTINCT.load(Relaxed) > cases / 10, "{DISTINCT:?}");
 }
 
 #[test]
@@ -245,6 +250,29 @@ fn without_room_for_scratch_it_is_too_large_before_anything_is_allocated() {
     };
     assert_eq!(limit(50_000 * 8), Err(FaultKind::TooLarge));
     assert_eq!(limit(50_000 * 8 + (1 << 20)).unwrap().total, 0);
+}
+
+#[test]
+fn different_values_take_less_memory_than_others() {
+    let crew = Crew::new(2, &|| Ok(()));
+    let numbers = |alike: u64| (0..3_000_000).map(|index| (index / alike * alike) << 40).collect::<Vec<_>>();
+    let total = |numbers: &[u64], megabytes: u64| {
+        let values: Vec<i64> = numbers.iter().map(|number| *number as i64).collect();
+        let blocks: Vec<&[i64]> = values.chunks(1 << 18).collect();
+        let budget = Budget::new(Some(megabytes << 20));
+        let modes = modes(Simd::best(), &crew, &blocks, values.len() as u64, &budget, 1);
+        assert_eq!(budget.used(), 0);
+        modes.map(|modes| modes.total).map_err(|fault| fault.kind)
+    };
+    let different = numbers(1);
+    assert_eq!(total(&different, 23), Ok(0), "the values take 24");
+    assert_eq!(total(&different, 10), Err(FaultKind::TooLarge));
+    // A few of them twice are counted in no more memory.
+    let mut some = different;
+    some[1_000_000..1_001_000].copy_from_slice(&(0..1000).map(|index| index << 40).collect::<Vec<_>>());
+    assert_eq!(total(&some, 23), Ok(1000));
+    assert_eq!(total(&numbers(2), 23), Err(FaultKind::TooLarge));
+    assert_eq!(total(&numbers(2), 34), Ok(0));
 }
 
 #[test]
@@ -371,6 +399,12 @@ fn where_many_are_alike_or_together_it_is_not_shown_that_all_are_different() {
     assert_eq!(tally(&values), None, "too many are alike");
     values[..30_000].copy_from_slice(&(30_000..60_000).map(|index| index << 44).collect::<Vec<_>>());
     assert_eq!(tally(&values), None, "each twice");
+    let mut values: Vec<i64> = (0..60_000).map(|index| index << 44).collect();
+    values[41] = values[40];
+    assert_eq!(tally(&values), None, "neighbours are alike");
+    // 4000 of them, more than ten times each.
+    let often = (0..60_000).map(|index| if index % 20_000 < 2000 { index } else { index % 4000 + 60_000 });
+    assert_eq!(tally(&often.map(|index| index << 44).collect::<Vec<_>>()), None, "too many to count");
     // More than a part has room for of a few blocks, in each part.
     let mut filled = BTreeSet::new();
     for value in 0..2000 {
