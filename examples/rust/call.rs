@@ -15,7 +15,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let query = Query::numbers(numbers);
 
     let limits = Limits::default();
-    let stream = FdStream::new(wire::connect(path).await?, limits.attachments);
+    let stream = FdStream::new(wire::connect(path).await?, limits.attachments)?;
     let client = StatsClient::new(tarpc::client::Config::default(), wire::client(stream, &limits)).spawn();
 
     let mut context = tarpc::context::current();

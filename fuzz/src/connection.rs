@@ -67,7 +67,7 @@ where
                 end.set_nonblocking(true).unwrap();
                 UnixStream::from_std(end).unwrap()
             });
-            let stream = FdStream::new(theirs, shape.limits.attachments);
+            let stream = FdStream::new(theirs, shape.limits.attachments).unwrap();
             let connection = Connection {
                 attachments: stream.attachments().clone(),
                 limits: Arc::new(shape.limits.clone()),

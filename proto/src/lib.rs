@@ -13,4 +13,5 @@ pub mod numbers;
 pub mod scoreboard;
 pub mod stats;
 pub mod text;
+pub mod watched;
 pub mod wire;

@@ -115,7 +115,7 @@ where
     S: Serve<Req: DeserializeOwned + Send + 'static, Resp: Serialize + 'static> + Clone,
 {
     let open = Rc::new(shared.scores.connect());
-    let mut stream = FdStream::new(stream, shared.limits.attachments);
+    let mut stream = FdStream::new(stream, shared.limits.attachments)?;
     // One for all the connection: a new one in each turn costs as much as all else that the seat needs.
     let mut leave = pin!(seat.told_to_leave().fuse());
     let first = tokio::select! {

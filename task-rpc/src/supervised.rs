@@ -92,10 +92,10 @@ pub(crate) fn limit_resources(limits: &Limits) -> Result<(), WorkerError> {
     Ok(())
 }
 
-/// What all connections may hold at once (each its socket, the epoll that tells of a hang-up, attachments and
-/// a cancel eventfd for each), and 64 for the worker itself.
+/// What all connections may hold at once (each its socket, the epolls that tell of a hang-up and of
+/// room, attachments and a cancel eventfd for each), and 64 for the worker itself.
 fn descriptors(limits: &Limits) -> u64 {
-    let each = limits.attachments.saturating_mul(2).saturating_add(2);
+    let each = limits.attachments.saturating_mul(2).saturating_add(3);
     limits.connections.saturating_mul(each).saturating_add(64) as u64
 }
 
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn the_default_limits_need_more_descriptors_than_most_systems_give() {
-        assert_eq!(descriptors(&Limits::default()), 64 * (2 * 16 + 2) + 64);
+        assert_eq!(descriptors(&Limits::default()), 64 * (2 * 16 + 3) + 64);
         assert_eq!(descriptors(&Limits { connections: usize::MAX, ..Limits::default() }), u64::MAX);
     }
 }

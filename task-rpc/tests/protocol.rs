@@ -246,7 +246,7 @@ async fn replies_of_an_old_service_are_understood() {
     for exchange in old(include_str!("frames/tarpc-1.txt"), notation) {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let stream = FdStream::new(tokio::net::UnixStream::from_std(ours).unwrap(), 0);
+        let stream = FdStream::new(tokio::net::UnixStream::from_std(ours).unwrap(), 0).unwrap();
         let mut client = wire::client::<StatsRequest, StatsResponse>(stream, &Limits::default());
         let greeting = client.greeting();
         for bytes in &exchange {

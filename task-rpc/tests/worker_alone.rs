@@ -92,7 +92,7 @@ type Wire = ClientTransport<StatsRequest, StatsResponse>;
 async fn on_the_wire(socket: &Path) -> (Wire, UnixStream) {
     let stream = wire::connect(socket).await.unwrap().into_std().unwrap();
     let half = stream.try_clone().unwrap();
-    let stream = FdStream::new(tokio::net::UnixStream::from_std(stream).unwrap(), 0);
+    let stream = FdStream::new(tokio::net::UnixStream::from_std(stream).unwrap(), 0).unwrap();
     (wire::client(stream, &Limits::default()), half)
 }
 

@@ -258,7 +258,7 @@ impl Tally {
 
 async fn connect(socket: &Path) -> Option<(StatsClient, Outgoing)> {
     let limits = Limits::default();
-    let stream = FdStream::new(wire::connect(socket).await.ok()?, limits.attachments);
+    let stream = FdStream::new(wire::connect(socket).await.ok()?, limits.attachments).unwrap();
     let outgoing = stream.outgoing().clone();
     let transport = wire::client(stream, &limits);
     Some((StatsClient::new(tarpc::client::Config::default(), transport).spawn(), outgoing))

@@ -180,7 +180,7 @@ fn who_speaks_neither_is_told_both() {
 #[tokio::test]
 async fn a_descriptor_that_is_passed_along_is_an_input_by_its_number() {
     let alone = Alone::start();
-    let stream = FdStream::new(tokio::net::UnixStream::connect(&alone.socket).await.unwrap(), 0);
+    let stream = FdStream::new(tokio::net::UnixStream::connect(&alone.socket).await.unwrap(), 0).unwrap();
     let file = alone.directory.path().join("numbers");
     std::fs::write(&file, "1 2\n6\n").unwrap();
     let attached = stream.outgoing().push(Arc::new(std::fs::File::open(&file).unwrap().into()));
@@ -207,7 +207,7 @@ async fn a_descriptor_that_is_passed_along_is_an_input_by_its_number() {
 #[tokio::test]
 async fn term_answers_what_was_sent_whole_and_a_deadline_is_kept_meanwhile() {
     let mut alone = Alone::start();
-    let stream = FdStream::new(tokio::net::UnixStream::connect(&alone.socket).await.unwrap(), 0);
+    let stream = FdStream::new(tokio::net::UnixStream::connect(&alone.socket).await.unwrap(), 0).unwrap();
     let (reader, mut writer) = std::io::pipe().unwrap();
     let (idle, _open) = std::io::pipe().unwrap();
     stream.outgoing().push(Arc::new(reader.into()));
@@ -278,7 +278,7 @@ async fn a_request_is_known_again_by_an_attachment_in_memory_and_by_no_other() {
     let [memory, another, pipe] = [memory, another, std::io::pipe().unwrap().0.into()].map(Arc::new);
     let request = |params: Value| format!("{}\n", two("mean", &params));
     let mut ask = async |attached: [&Arc<OwnedFd>; 2], params: Value| {
-        let stream = FdStream::new(tokio::net::UnixStream::connect(&alone.socket).await.unwrap(), 0);
+        let stream = FdStream::new(tokio::net::UnixStream::connect(&alone.socket).await.unwrap(), 0).unwrap();
         for descriptor in attached {
             stream.outgoing().push(Arc::clone(descriptor));
         }

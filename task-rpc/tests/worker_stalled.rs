@@ -118,7 +118,7 @@ struct Client(tokio::io::BufReader<FdStream>);
 impl Client {
     async fn connect(socket: &Path) -> Self {
         let stream = tokio::net::UnixStream::connect(socket).await.unwrap();
-        Client(tokio::io::BufReader::new(FdStream::new(stream, 0)))
+        Client(tokio::io::BufReader::new(FdStream::new(stream, 0).unwrap()))
     }
 
     fn attach(&self, descriptor: impl Into<Arc<OwnedFd>>) {

@@ -48,7 +48,7 @@ async fn a_connection_hears_which_worker_of_which_host_it_has_before_it_asks() {
     // The first byte tells the protocol; no request has been read when the greeting comes.
     stream.write_all(b"\0").await.unwrap();
     let mut transport =
-        wire::client::<StatsRequest, StatsResponse>(FdStream::new(stream, 0), &Limits::default());
+        wire::client::<StatsRequest, StatsResponse>(FdStream::new(stream, 0).unwrap(), &Limits::default());
     let greeting = transport.greeting();
     let heard = async {
         while greeting.get().is_none() {
@@ -179,7 +179,7 @@ async fn what_was_sent_to_a_full_worker_before_term_is_answered() {
     let mut waiting = Vec::new();
     for id in 0..3 {
         // One process alone may not have them all.
-        let stream = FdStream::new(connected_by_another(&host.socket), 0);
+        let stream = FdStream::new(connected_by_another(&host.socket), 0).unwrap();
         let mut transport = wire::client::<StatsRequest, StatsResponse>(stream, &limits);
         let request = Request { context: context(), id, message: StatsRequest::Ping {} };
         transport.send(ClientMessage::Request(request)).await.unwrap();
@@ -205,7 +205,7 @@ async fn a_client_that_takes_no_replies_does_not_keep_a_drained_worker() {
     let mut host = Host::start();
     let stream = wire::connect(&host.socket).await.unwrap();
     let mut transport =
-        wire::client::<StatsRequest, StatsResponse>(FdStream::new(stream, 0), &Limits::default());
+        wire::client::<StatsRequest, StatsResponse>(FdStream::new(stream, 0).unwrap(), &Limits::default());
     // A thousand modes each, since one number occurs once only: more than a socket holds of replies that nobody reads.
     let query = Query::numbers((0..3_999).map(|number| Number::Float(f64::from(number / 2) + 0.1)).collect());
     for id in 0..100 {
@@ -224,7 +224,7 @@ async fn a_client_that_takes_no_replies_does_not_keep_a_drained_worker() {
 async fn a_client_that_hangs_up_cancels_its_calls() {
     let host = Host::start();
     let limits = Limits::default();
-    let stream = FdStream::new(wire::connect(&host.socket).await.unwrap(), limits.attachments);
+    let stream = FdStream::new(wire::connect(&host.socket).await.unwrap(), limits.attachments).unwrap();
     let (query, _writer) = on_a_pipe(stream.outgoing());
     // Nothing but the wire: tarpc's client would send a cancellation before it leaves.
     let mut transport = wire::client::<StatsRequest, StatsResponse>(stream, &limits);

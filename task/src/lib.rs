@@ -21,7 +21,6 @@ pub mod spawn;
 pub mod store;
 pub mod supervisor;
 pub mod verdict;
-mod watched;
 
 #[cfg(test)]
 mod unprivileged;

@@ -1,6 +1,7 @@
 //! Connecting to a Unix socket that may be busy, dead, missing or at the end of a long path.
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -46,6 +47,12 @@ impl From<Errno> for ConnectError {
     }
 }
 
+impl From<io::Error> for ConnectError {
+    fn from(error: io::Error) -> Self {
+        Errno::from_io_error(&error).unwrap_or(Errno::IO).into()
+    }
+}
+
 /// Connects to the socket at this path, of any length.
 ///
 /// A full backlog is waited for, at most [`CONNECT`]: a worker that is being replaced accepts soon.
@@ -83,7 +90,7 @@ async fn connect_address(path: &Path) -> Result<UnixStream, ConnectError> {
     let mut backoff = CONNECT_BACKOFF;
     loop {
         match connect_socket(&socket, &address) {
-            Ok(()) => return UnixStream::from_std(socket.into()).map_err(|error| errno(&error).into()),
+            Ok(()) => return Ok(UnixStream::from_std(socket.into())?),
             Err(Errno::INTR) => {}
             // A full backlog. There is nothing to wait on: no event tells when it has room.
             Err(Errno::AGAIN) => {
@@ -102,10 +109,6 @@ async fn connect_address(path: &Path) -> Result<UnixStream, ConnectError> {
 fn is_socket(path: &Path) -> bool {
     statat(CWD, path, AtFlags::empty())
         .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket)
-}
-
-fn errno(error: &std::io::Error) -> Errno {
-    Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
 #[cfg(test)]

@@ -105,7 +105,7 @@ fn white_space_between_messages_is_no_message_and_a_half_line_is() {
     local(async {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         let mut transport =
-            wire::json_server(FdStream::new(theirs, 0), &quick(), METHODS, &Decoder::default());
+            wire::json_server(FdStream::new(theirs, 0).unwrap(), &quick(), METHODS, &Decoder::default());
         for (text, quiet) in [("\n", true), (" \t\r\n \n", true), ("{", false)] {
             ours.write_all(text.as_bytes()).await.unwrap();
             let taken = async {

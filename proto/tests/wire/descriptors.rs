@@ -31,7 +31,7 @@ fn number_in(descriptor: impl AsFd) -> u32 {
 
 fn streams(attachments: usize) -> (FdStream, FdStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    (FdStream::new(ours, 0), FdStream::new(theirs, attachments))
+    (FdStream::new(ours, 0).unwrap(), FdStream::new(theirs, attachments).unwrap())
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn one_descriptor_over_the_limit_ends_the_connection_with_a_reason_that_names_it
         let (ours, theirs) = UnixStream::pair().unwrap();
         let limits = Limits::default();
         let end = serve(theirs, &limits, Handler::new().0.serve());
-        let transport = wire::client(FdStream::new(ours, 0), &limits);
+        let transport = wire::client(FdStream::new(ours, 0).unwrap(), &limits);
         let outgoing = transport.outgoing().clone();
         let new =
             tarpc::client::new::<ProbeRequest, ProbeResponse, _>(tarpc::client::Config::default(), transport);
@@ -131,8 +131,8 @@ fn a_connection_to_the_service_is_refused_as_an_attachment_and_other_sockets_are
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         let listener = UnixListener::bind(&path).unwrap();
-        let mut ours = FdStream::new(UnixStream::connect(&path).await.unwrap(), 0);
-        let mut theirs = FdStream::new(listener.accept().await.unwrap().0, 16);
+        let mut ours = FdStream::new(UnixStream::connect(&path).await.unwrap(), 0).unwrap();
+        let mut theirs = FdStream::new(listener.accept().await.unwrap().0, 16).unwrap();
         let (pair, _other) = std::os::unix::net::UnixStream::pair().unwrap();
         let _elsewhere = std::os::unix::net::UnixListener::bind(directory.path().join("t")).unwrap();
         let there = std::os::unix::net::UnixStream::connect(directory.path().join("t")).unwrap();
@@ -226,7 +226,7 @@ fn what_a_full_read_has_left_is_read_without_another_event() {
 fn a_socket_that_was_emptied_is_read_again_after_the_next_event_and_not_before() {
     local(async {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
-        let mut theirs = FdStream::new(theirs, 16);
+        let mut theirs = FdStream::new(theirs, 16).unwrap();
         for round in 0..100 {
             ours.write_u8(round).await.unwrap();
             assert_eq!(soon(theirs.read_u8()).await.unwrap(), round);
@@ -247,7 +247,7 @@ fn no_byte_of_a_sender_on_another_thread_is_missed_between_a_read_and_the_next_e
     local(async {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         theirs.set_nonblocking(true).unwrap();
-        let mut theirs = FdStream::new(UnixStream::from_std(theirs).unwrap(), 16);
+        let mut theirs = FdStream::new(UnixStream::from_std(theirs).unwrap(), 16).unwrap();
         let (told, tells) = std::sync::mpsc::channel();
         // One is sent as soon as the one before it has been read, and sometimes a little later.
         let sending = std::thread::spawn(move || {

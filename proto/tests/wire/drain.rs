@@ -97,7 +97,7 @@ fn a_request_that_waits_to_be_written_when_the_connection_ends_is_never_sent() {
         for kind in [None, Some(ErrorKind::ConnectionReset)] {
             let (ours, theirs) = UnixStream::pair().unwrap();
             let mut transport: ClientTransport<_, ProbeResponse> =
-                wire::client(FdStream::new(ours, 0), &Limits::default());
+                wire::client(FdStream::new(ours, 0).unwrap(), &Limits::default());
             let request = |id| {
                 let message = ProbeRequest::Wait { name: id };
                 ClientMessage::Request(Request { context: within(LONG), id: u64::from(id), message })

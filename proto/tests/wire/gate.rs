@@ -198,7 +198,7 @@ fn what_is_held_back_is_bounded_and_nothing_of_it_is_lost() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let limits = Limits { held: 64 * 1024, ..gate(1) };
         let mut transport = wire::server::<ProbeRequest, ProbeResponse>(
-            FdStream::new(theirs, 16),
+            FdStream::new(theirs, 16).unwrap(),
             &limits,
             &Decoder::default(),
         );

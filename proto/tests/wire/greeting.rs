@@ -18,7 +18,7 @@ const LONG: Duration = Duration::from_hours(24);
 type Wire = ClientTransport<ProbeRequest, ProbeResponse>;
 
 fn client(socket: UnixStream) -> Wire {
-    wire::client(FdStream::new(socket, 0), &Limits::default())
+    wire::client(FdStream::new(socket, 0).unwrap(), &Limits::default())
 }
 
 async fn ask(client: &mut Wire, id: u64) {
@@ -30,7 +30,7 @@ async fn ask(client: &mut Wire, id: u64) {
 async fn bytes_of_a_greeting() -> Vec<u8> {
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     let mut server = wire::server::<ProbeRequest, ProbeResponse>(
-        FdStream::new(theirs, 0),
+        FdStream::new(theirs, 0).unwrap(),
         &Limits::default(),
         &Decoder::default(),
     );

@@ -63,7 +63,7 @@ impl Json {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (handler, events) = Handler::new();
         let transport = wire::json_server(
-            FdStream::new(theirs, limits.attachments),
+            FdStream::new(theirs, limits.attachments).unwrap(),
             limits,
             METHODS,
             &Decoder::default(),
@@ -297,7 +297,8 @@ fn a_call_that_workers_died_of_and_a_reply_that_is_too_large_are_errors_of_that_
             let error = crash.to_error();
             async move { Err::<ProbeResponse, _>(error) }
         };
-        let transport = wire::json_server(FdStream::new(theirs, 0), &limits, METHODS, &Decoder::default());
+        let transport =
+            wire::json_server(FdStream::new(theirs, 0).unwrap(), &limits, METHODS, &Decoder::default());
         tokio::task::spawn_local(converse(transport, tarpc::server::serve(condemned)));
         let mut ours = BufReader::new(ours);
         ours.write_all(two(&json!(1), "grow", &json!({})).as_bytes()).await.unwrap();
@@ -322,8 +323,12 @@ fn a_line_without_an_end_is_answered_at_the_clients_own_end_and_dropped_in_a_dra
 
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (handler, mut events) = Handler::new();
-        let transport =
-            wire::json_server(FdStream::new(theirs, 0), &Limits::default(), METHODS, &Decoder::default());
+        let transport = wire::json_server(
+            FdStream::new(theirs, 0).unwrap(),
+            &Limits::default(),
+            METHODS,
+            &Decoder::default(),
+        );
         let mut ours = BufReader::new(ours);
         let whole = two(&json!(1), "wait", &json!({ "name": 1 }));
         let cut = two(&json!(2), "wait", &json!({ "name": 2 }));

@@ -78,7 +78,7 @@ struct Lines;
 impl Speaks for Frames {
     type Of = wire::Frames<Slow, ()>;
     fn server(socket: UnixStream, limits: &Limits, decoder: &Decoder) -> Server<Self::Of> {
-        wire::server(FdStream::new(socket, 0), limits, decoder)
+        wire::server(FdStream::new(socket, 0).unwrap(), limits, decoder)
     }
     fn request(id: u64, text: &str) -> Vec<u8> {
         framed(&request(id, Duration::from_hours(1), text))
@@ -88,7 +88,7 @@ impl Speaks for Frames {
 impl Speaks for Lines {
     type Of = wire::Lines<Slow, ()>;
     fn server(socket: UnixStream, limits: &Limits, decoder: &Decoder) -> Server<Self::Of> {
-        wire::json_server(FdStream::new(socket, 0), limits, METHODS, decoder)
+        wire::json_server(FdStream::new(socket, 0).unwrap(), limits, METHODS, decoder)
     }
     fn request(id: u64, text: &str) -> Vec<u8> {
         format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"m\",\"params\":[[\"{text}\"]]}}\n").into()

@@ -12,6 +12,7 @@ mod greeting;
 mod json;
 mod json_limits;
 mod long;
+mod room;
 #[expect(unreachable_pub, reason = "pub is for its siblings")]
 mod support;
 mod turns;

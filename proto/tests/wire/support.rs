@@ -102,7 +102,8 @@ where
         + Send
         + 'static,
 {
-    let mut transport = wire::server(FdStream::new(socket, limits.attachments), limits, &Decoder::default());
+    let mut transport =
+        wire::server(FdStream::new(socket, limits.attachments).unwrap(), limits, &Decoder::default());
     // Local: a `Serve` of any kind need not have a `Send` future.
     tokio::task::spawn_local(async move {
         match transport.greet(&greeting()).await {
@@ -147,7 +148,7 @@ where
     Req: Serialize + tarpc::RequestName + Send + 'static,
     Resp: DeserializeOwned + Send + 'static,
 {
-    let transport = wire::client(FdStream::new(socket, limits.attachments), limits);
+    let transport = wire::client(FdStream::new(socket, limits.attachments).unwrap(), limits);
     tarpc::client::new(Config::default(), transport).spawn()
 }
 

@@ -56,7 +56,9 @@ fn a_call_is_heard_while_another_connection_has_thousands_in_its_socket() {
             })
         };
         let limits = Limits::default();
-        let end = |socket| wire::json_server(FdStream::new(socket, 0), &limits, METHODS, &Decoder::default());
+        let end = |socket| {
+            wire::json_server(FdStream::new(socket, 0).unwrap(), &limits, METHODS, &Decoder::default())
+        };
         let (flooded, served) = (end(flooded), end(served));
         let flooding = tokio::task::spawn_local(converse(flooded, flooding));
         let _serving = tokio::task::spawn_local(converse(served, serving));
@@ -72,8 +74,12 @@ fn what_is_no_request_is_refused_in_turns_too() {
     local(async {
         let (mut flood, flooded) = UnixStream::pair().unwrap();
         flood.write_all(&b"1\n".repeat(4 * STRETCH)).await.unwrap();
-        let mut server =
-            wire::json_server(FdStream::new(flooded, 0), &Limits::default(), METHODS, &Decoder::default());
+        let mut server = wire::json_server(
+            FdStream::new(flooded, 0).unwrap(),
+            &Limits::default(),
+            METHODS,
+            &Decoder::default(),
+        );
         let (mut refused, mut polls) = (0, 0);
         let mut replies = vec![0; 1 << 20];
         while refused < 4 * STRETCH {
@@ -99,7 +105,7 @@ fn a_long_message_is_read_with_pauses() {
         let sent = fill(&flood, &vec![b' '; READ]);
         drop(flood);
         assert!(sent > STRETCH_READS * READ);
-        let mut flooded = FdStream::new(flooded, 0);
+        let mut flooded = FdStream::new(flooded, 0).unwrap();
         flooded.first_byte().await.unwrap();
         let (mut read, mut in_a_row, mut pauses) = (0, 0, 0);
         let mut buffer = vec![0; READ];
@@ -158,7 +164,7 @@ fn a_slow_message_ends_a_stretch_however_few_came_before_it() {
             ours.write_all(&framed(&request(id, day, ProbeRequest::Grow { bytes: 1 }))).await.unwrap();
         }
         let mut server = wire::server::<ProbeRequest, ProbeResponse>(
-            FdStream::new(theirs, 0),
+            FdStream::new(theirs, 0).unwrap(),
             &Limits::default(),
             &Decoder::default(),
         );

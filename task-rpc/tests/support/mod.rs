@@ -226,7 +226,7 @@ pub(crate) async fn refused(client: &StatsClient) {
 /// A client, and the way to attach descriptors to its connection.
 pub(crate) async fn client(socket: &Path) -> (StatsClient, Outgoing) {
     let limits = Limits::default();
-    let stream = FdStream::new(wire::connect(socket).await.unwrap(), limits.attachments);
+    let stream = FdStream::new(wire::connect(socket).await.unwrap(), limits.attachments).unwrap();
     let outgoing = stream.outgoing().clone();
     let transport = wire::client(stream, &limits);
     (StatsClient::new(tarpc::client::Config::default(), transport).spawn(), outgoing)

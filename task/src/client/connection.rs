@@ -1,10 +1,11 @@
 //! One connection to a worker: its channel, who serves it, and whether it was used.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::net::{Shutdown, shutdown};
 use serde::de::DeserializeOwned;
 use serde::{Serialize, Serializer};
@@ -34,15 +35,15 @@ where
     Req: RequestName + Serialize + Send + Sync + 'static,
     Resp: DeserializeOwned + Send + 'static,
 {
-    /// Fails where no descriptor is free for another of the socket.
+    /// Fails where no descriptor is free for another of the socket, or the system watches no more of them.
     pub(super) fn over(
         stream: UnixStream,
         limits: &Limits,
         attachments: &[Arc<OwnedFd>],
-    ) -> Result<Self, Errno> {
+    ) -> io::Result<Self> {
         let socket = fcntl_dupfd_cloexec(&stream, 0)?;
         // A worker sends no descriptors.
-        let transport = wire::client(FdStream::new(stream, 0), limits);
+        let transport = wire::client(FdStream::new(stream, 0)?, limits);
         for attachment in attachments {
             transport.outgoing().push(Arc::clone(attachment));
         }

@@ -61,7 +61,7 @@ impl Fake {
 
     async fn accept(&self) -> Server {
         let (stream, _) = self.listener.accept().await.unwrap();
-        wire::server(FdStream::new(stream, 16), &Limits::default(), &Decoder::default())
+        wire::server(FdStream::new(stream, 16).unwrap(), &Limits::default(), &Decoder::default())
     }
 
     async fn greeted(&self) -> Server {

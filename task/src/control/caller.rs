@@ -9,6 +9,7 @@ use tarpc::client::{Config, RpcError};
 use tarpc::context::Context;
 use task_proto::crash::TraceId;
 use task_proto::limits::{CONTROL, DEATH_NOTICE, HAND_OVER, KILL, RESEND_PAUSE, RESENDS, VERDICT};
+use task_proto::watched::Watched;
 use task_proto::wire::{self, ConnectError, FdStream};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -17,7 +18,6 @@ use super::server::limits;
 use super::{ControlClient, NotRestarted, Reading, Report};
 use crate::client::{self, is_never_sent};
 use crate::verdict::Verdict;
-use crate::watched::Watched;
 
 /// A connection to the host of a service.
 #[derive(Debug)]
@@ -64,7 +64,8 @@ impl Caller {
         // Taken while its end of the connection is open, or was just now: the pid is still its own.
         let host = stream.peer_cred().ok().and_then(|peer| Pid::from_raw(peer.pid()?));
         let host = host.and_then(|pid| Watched::new(pidfd_open(pid, PidfdFlags::empty()).ok()?).ok());
-        let new = tarpc::client::new(Config::default(), wire::client(FdStream::new(stream, 0), &limits()));
+        let stream = FdStream::new(stream, 0).map_err(|error| ControlError::Connect(error.into()))?;
+        let new = tarpc::client::new(Config::default(), wire::client(stream, &limits()));
         let dispatch = tokio::spawn(async move {
             if let Err(error) = new.dispatch.await {
                 tracing::debug!("control connection: {error}");

@@ -111,7 +111,7 @@ async fn converse(stream: UnixStream, answers: Answers) {
 
 async fn answer(stream: UnixStream, answers: Answers) -> Result<(), Box<dyn std::error::Error>> {
     // No descriptor is taken from anybody.
-    let stream = FdStream::new(stream, 0);
+    let stream = FdStream::new(stream, 0)?;
     let mut hangup = pin!(Hangup::new(&stream)?);
     let config = Config { pending_response_buffer: CONTROL_IN_FLIGHT };
     let mut requests =

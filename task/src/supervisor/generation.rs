@@ -18,6 +18,8 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval_at, sleep};
 
+use task_proto::watched::Watched;
+
 use super::autopsy;
 use super::health::{Health, Sickness};
 use super::post_mortem::{ExitCause, PostMortem};
@@ -25,7 +27,6 @@ use crate::capture::Capture;
 use crate::journal::Journal;
 use crate::socket::Socket;
 use crate::spawn::WorkerSpec;
-use crate::watched::Watched;
 
 /// What a generation tells the supervisor's loop.
 pub(super) enum Report {

@@ -30,7 +30,7 @@ fn two_runs_and_a_worker_alone_answer_at_once_and_leave_nothing() {
     let mean = runtime.block_on(async {
         until("the worker alone listens", || std::os::unix::net::UnixStream::connect(&socket).ok());
         let limits = Limits::default();
-        let stream = FdStream::new(wire::connect(&socket).await.unwrap(), limits.attachments);
+        let stream = FdStream::new(wire::connect(&socket).await.unwrap(), limits.attachments).unwrap();
         let stats = StatsClient::new(tarpc::client::Config::default(), wire::client(stream, &limits)).spawn();
         stats.mean(tarpc::context::current(), Query::numbers(vec![Number::Int(2), Number::Int(5)])).await
     });

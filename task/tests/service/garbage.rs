@@ -166,7 +166,7 @@ fn frames() -> Vec<Vec<u8>> {
     runtime.block_on(async {
         let (ours, theirs) = tokio::net::UnixStream::pair().unwrap();
         let mut transport: ClientTransport<StatsRequest, StatsResponse> =
-            wire::client(FdStream::new(ours, 0), &Limits::default());
+            wire::client(FdStream::new(ours, 0).unwrap(), &Limits::default());
         let mut frames = Vec::new();
         for (id, message) in requests.into_iter().enumerate() {
             let request = Request { context: context(7, Some(LIMIT)), id: id as u64, message };

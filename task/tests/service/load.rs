@@ -158,7 +158,7 @@ async fn ask_plainly(mut caller: Caller) {
                 continue;
             }
         };
-        let mut transport: Transport = wire::client(FdStream::new(stream, 0), &Limits::default());
+        let mut transport: Transport = wire::client(FdStream::new(stream, 0).unwrap(), &Limits::default());
         for attachment in &caller.pool.attachments {
             transport.outgoing().push(Arc::clone(attachment));
         }

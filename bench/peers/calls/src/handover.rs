@@ -65,7 +65,7 @@ pub(crate) async fn measure(socket: &Path, rounds: u32) -> Result<(), Failure> {
 
 async fn connect(socket: &Path) -> Result<(StatsClient, Outgoing), Failure> {
     let limits = Limits::default();
-    let transport = wire::client(FdStream::new(wire::connect(socket).await?, limits.attachments), &limits);
+    let transport = wire::client(FdStream::new(wire::connect(socket).await?, limits.attachments)?, &limits);
     let outgoing = transport.outgoing().clone();
     Ok((StatsClient::new(Config::default(), transport).spawn(), outgoing))
 }

@@ -17,7 +17,7 @@ pub(crate) struct Caller(StatsClient);
 impl Caller {
     pub(crate) async fn connect(path: &Path) -> Result<Self, Failure> {
         let limits = Limits::default();
-        let stream = FdStream::new(wire::connect(path).await?, limits.attachments);
+        let stream = FdStream::new(wire::connect(path).await?, limits.attachments)?;
         Ok(Caller(StatsClient::new(Config::default(), wire::client(stream, &limits)).spawn()))
     }
 }
