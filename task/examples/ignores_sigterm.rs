@@ -44,8 +44,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// Serves one connection to its end.
 async fn answer(stream: tokio::net::UnixStream, limits: &Limits) {
-    let transport =
-        wire::server(FdStream::new(stream, limits.attachments).unwrap(), limits, &Decoder::default());
+    let transport = wire::server(
+        FdStream::new(stream, limits.attachments).expect("room for one"),
+        limits,
+        &Decoder::default(),
+    );
     let mean = Mean { value: Number::Int(42), count: 1, missing: 0, warnings: Vec::new() };
     let service = tarpc::server::serve(move |_, _: StatsRequest| ready(Ok(StatsResponse::Mean(Ok(mean)))));
     let requests = BaseChannel::with_defaults(transport).requests();

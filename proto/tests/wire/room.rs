@@ -81,7 +81,7 @@ fn what_is_written_arrives_whole_through_a_socket_that_is_full_most_of_the_time(
             ours.shutdown().await.unwrap();
         };
         let mut received = Vec::new();
-        let (_, read) = soon(async { tokio::join!(writing, theirs.read_to_end(&mut received)) }).await;
+        let ((), read) = soon(async { tokio::join!(writing, theirs.read_to_end(&mut received)) }).await;
         read.unwrap();
         assert!(received == sent, "{} bytes of {}", received.len(), sent.len());
     });
