@@ -14,7 +14,7 @@ use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 pub struct Watched(AsyncFd<OwnedFd>);
 
 impl Watched {
-    /// Must be called within a tokio runtime with I/O enabled.
+    /// Must be called within a tokio runtime with I/O enabled, to which it belongs from then on.
     ///
     /// # Errors
     /// The system's: no room for one more.
@@ -40,7 +40,7 @@ impl Watched {
         self.0.poll_read_ready(cx).map_ok(|_| ())
     }
 
-    /// Reads, where it is readable; after `WouldBlock` it is no longer until the system says so again.
+    /// Reads, where it is readable; after `WouldBlock` it is no longer until the system says so again, unless it has ended.
     ///
     /// # Errors
     /// `WouldBlock` where it is not; those of `read`.

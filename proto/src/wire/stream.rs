@@ -22,6 +22,7 @@ use rustix::net::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
+use tokio::task::coop::poll_proceed;
 
 use super::attachments::{Attachment, Attachments, are_stalled};
 use super::events::Room;
@@ -36,8 +37,9 @@ const ROOM: usize = rustix::cmsg_space!(ScmRights(DESCRIPTORS_PER_MESSAGE));
 pub struct FdStream {
     /// Watched for what comes to be read.
     socket: Watched,
-    /// While it is full.
-    room: Option<Room>,
+    room: Room,
+    /// Whether it waits for room.
+    is_full: bool,
     /// What was received and not yet read; `READ` bytes long once there was a read.
     buffer: Vec<u8>,
     unread: std::ops::Range<usize>,
@@ -57,14 +59,17 @@ pub struct FdStream {
 }
 
 impl FdStream {
-    /// Wraps a socket on which at most `attachments` received descriptors may be alive at once.
+    /// Wraps a socket on which at most `attachments` received descriptors may be alive at once. It belongs to the tokio runtime
+    /// that this is called within, from then on.
     ///
     /// # Errors
-    /// The runtime or the system takes no more sockets.
+    /// The system's: no descriptor or memory to watch it with.
     pub fn new(socket: UnixStream, attachments: usize) -> io::Result<Self> {
+        let socket = Watched::new(socket.into_std()?.into())?;
         Ok(FdStream {
-            socket: Watched::new(socket.into_std()?.into())?,
-            room: None,
+            room: Room::new(&socket)?,
+            socket,
+            is_full: false,
             buffer: Vec::new(),
             unread: 0..0,
             ended: false,
@@ -291,16 +296,20 @@ impl AsyncWrite for FdStream {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
+        let turn = ready!(poll_proceed(cx));
         loop {
-            if let Some(room) = &self.room {
-                ready!(room.poll(cx))?;
-                self.room = None;
+            if self.is_full {
+                ready!(self.room.poll(cx))?;
+                self.room.ask(&self.socket, false)?;
+                self.is_full = false;
             }
             match self.outgoing.send_with(self.socket.as_fd(), bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.room = Some(Room::new(&self.socket)?);
+                    self.room.ask(&self.socket, true)?;
+                    self.is_full = true;
                 }
                 Ok(count) => {
+                    turn.made_progress();
                     self.written += count as u64;
                     return Poll::Ready(Ok(count));
                 }
