@@ -75,6 +75,8 @@ pub const CONNECT: Duration = START;
 pub const CONNECT_BACKOFF: Duration = Duration::from_millis(1);
 /// Longest wait after `connect` met a full backlog.
 pub const CONNECT_BACKOFF_MAX: Duration = Duration::from_millis(100);
+/// Between two tries to write to a full socket for which there is no descriptor that would tell of room.
+pub const ROOM_RETRY: Duration = Duration::from_millis(10);
 /// For a client to take the reason why its connection is about to be closed.
 pub const NOTICE: Duration = Duration::from_secs(1);
 

@@ -23,11 +23,12 @@ use rustix::net::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::task::coop::poll_proceed;
+use tokio::time::{Sleep, sleep};
 
 use super::attachments::{Attachment, Attachments, are_stalled};
 use super::events::Room;
 use super::turns::Turns;
-use crate::limits::{CLOSING, DESCRIPTORS_PER_MESSAGE, READ, STRETCH_READS};
+use crate::limits::{CLOSING, DESCRIPTORS_PER_MESSAGE, READ, ROOM_RETRY, STRETCH_READS};
 use crate::watched::Watched;
 
 const ROOM: usize = rustix::cmsg_space!(ScmRights(DESCRIPTORS_PER_MESSAGE));
@@ -37,9 +38,8 @@ const ROOM: usize = rustix::cmsg_space!(ScmRights(DESCRIPTORS_PER_MESSAGE));
 pub struct FdStream {
     /// Watched for what comes to be read.
     socket: Watched,
-    room: Room,
-    /// Whether it waits for room.
-    is_full: bool,
+    room: Option<Room>,
+    full: Option<Full>,
     /// What was received and not yet read; `READ` bytes long once there was a read.
     buffer: Vec<u8>,
     unread: std::ops::Range<usize>,
@@ -67,9 +67,9 @@ impl FdStream {
     pub fn new(socket: UnixStream, attachments: usize) -> io::Result<Self> {
         let socket = Watched::new(socket.into_std()?.into())?;
         Ok(FdStream {
-            room: Room::new(&socket)?,
             socket,
-            is_full: false,
+            room: None,
+            full: None,
             buffer: Vec::new(),
             unread: 0..0,
             ended: false,
@@ -152,6 +152,32 @@ impl FdStream {
         Poll::Ready(Ok(unread.len()))
     }
 
+    /// What tells when a full socket has room.
+    fn ask_for_room(&mut self) -> io::Result<Full> {
+        let room = match self.room.take().map_or_else(|| Room::new(&self.socket), Ok) {
+            Ok(room) => self.room.insert(room),
+            Err(_) => return Ok(Full::Unwatched(Box::pin(sleep(ROOM_RETRY)))),
+        };
+        room.ask(&self.socket, true)?;
+        Ok(Full::Watched)
+    }
+
+    /// Ready unless the socket is full still.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match (&mut self.full, &self.room) {
+            (None, _) => return Poll::Ready(Ok(())),
+            (Some(Full::Unwatched(pause)), _) => ready!(pause.as_mut().poll(cx)),
+            (Some(Full::Watched), room) => {
+                if let Some(room) = room {
+                    ready!(room.poll(cx))?;
+                    room.ask(&self.socket, false)?;
+                }
+            }
+        }
+        self.full = None;
+        Poll::Ready(Ok(()))
+    }
+
     /// Ready once there are unread bytes or the stream has ended.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.unread.is_empty() && !self.ended {
@@ -193,6 +219,15 @@ impl FdStream {
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// A socket that had no room for more.
+#[derive(Debug)]
+enum Full {
+    /// Its [`Room`] is asked.
+    Watched,
+    /// There is no descriptor or memory to watch it with: it is tried again after a while.
+    Unwatched(Pin<Box<Sleep>>),
 }
 
 /// What one read of a socket has brought.
@@ -298,15 +333,10 @@ impl AsyncWrite for FdStream {
         }
         let turn = ready!(poll_proceed(cx));
         loop {
-            if self.is_full {
-                ready!(self.room.poll(cx))?;
-                self.room.ask(&self.socket, false)?;
-                self.is_full = false;
-            }
+            ready!(self.poll_room(cx))?;
             match self.outgoing.send_with(self.socket.as_fd(), bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.room.ask(&self.socket, true)?;
-                    self.is_full = true;
+                    self.full = Some(self.ask_for_room()?);
                 }
                 Ok(count) => {
                     turn.made_progress();
