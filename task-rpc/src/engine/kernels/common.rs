@@ -1,4 +1,4 @@
-//! Counts values of which there are a dozen at most.
+//! Counts values of which there are sixteen at most.
 //!
 //! With AVX-512 each is turned into a code of 4 bits, by a multiplication under which no two have the same. The code says in
 //! which slot of two registers the value has to be, and, shifted, what is added to sixteen counters in a word. Elsewhere, each
