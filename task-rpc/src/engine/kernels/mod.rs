@@ -4,7 +4,7 @@ pub(super) mod ahead;
 pub(super) mod bounds;
 pub(super) mod bracket;
 pub(super) mod codes;
-pub(super) mod common;
+pub(super) mod count_few;
 pub(super) mod counts;
 pub(super) mod pages;
 pub(super) mod repeats;

@@ -8,7 +8,7 @@ use super::tally::Tally;
 use super::{CHUNK, Work};
 use crate::engine::kernels::ahead::ahead;
 use crate::engine::kernels::codes::{Mix, hashes};
-use crate::engine::kernels::common::{self, Common};
+use crate::engine::kernels::count_few::{self, Common};
 use crate::engine::kernels::counts::{BUCKETS, SLOTS, Shape, TABLES, count_hashes, zeros};
 use crate::engine::simd::{Level, Simd};
 use crate::engine::value::Value;
@@ -106,7 +106,7 @@ impl Dictionary {
     /// The same, with the values that are nearly all, as far as comparing with each of them pays.
     fn with_common(mut self, simd: Simd, values: &[(u64, i64)], drawn: u64) -> Dictionary {
         let most = match simd.level() {
-            Level::Avx512 | Level::Avx2 => common::MOST,
+            Level::Avx512 | Level::Avx2 => count_few::MOST,
             Level::Portable => 3,
         };
         let mut hits = 0;
@@ -145,7 +145,7 @@ impl Survey {
 struct Counters {
     tables: Vec<u32>,
     hashes: [u64; CHUNK],
-    common: [u64; common::MOST],
+    common: [u64; count_few::MOST],
 }
 
 /// Counts all values, in the dictionary or in buckets.
@@ -185,7 +185,7 @@ pub(super) fn survey<V: Value>(work: &Work<'_, V>, dictionary: Dictionary) -> Re
 
 impl Counters {
     fn new() -> Self {
-        Counters { tables: zeros(), hashes: [0; CHUNK], common: [0; common::MOST] }
+        Counters { tables: zeros(), hashes: [0; CHUNK], common: [0; count_few::MOST] }
     }
 }
 
