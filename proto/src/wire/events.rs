@@ -42,8 +42,9 @@ impl Future for Hangup {
 
 /// Tells when a socket that was full has room again, or is broken.
 ///
-/// It is made when it is needed first, and asked only then. A socket that is watched for room all the time, as tokio's own are, wakes whoever waits for what its peer sends each time that the peer reads: one switch
-/// between processes in three, two microseconds of the fifteen that a call took.
+/// It is made when it is needed first, and asked only then. A socket that is watched for room all the time, as tokio's own
+/// are, wakes whoever waits for what its peer sends each time that the peer reads: one switch between processes in three,
+/// two microseconds of the fifteen that a call took.
 #[derive(Debug)]
 pub(super) struct Room(Watched);
 

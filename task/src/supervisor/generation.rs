@@ -14,11 +14,10 @@ use rustix::process::{
 use task_proto::handshake::{Answer, HandshakeError, Hello, Ready, receive_answer, send_hello};
 use task_proto::limits::{HEALTH_LATE, HELLO_RETRY, KILL, REAP_RETRY};
 use task_proto::scoreboard::Board;
+use task_proto::watched::Watched;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval_at, sleep};
-
-use task_proto::watched::Watched;
 
 use super::autopsy;
 use super::health::{Health, Sickness};
