@@ -2,6 +2,7 @@
 //! say of them, and takes the same memory however many there are.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -25,8 +26,8 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// The window around these, for all; `None` where they are too far apart, or others were.
-    pub(super) fn around(&self, ints: &[i64]) -> Option<i64> {
+    /// The window around these, for all; `None` where they do not lie within so many, or it was given up.
+    pub(super) fn around(&self, ints: &[i64], within: u64) -> Option<i64> {
         if self.is_given_up() {
             return None;
         }
@@ -35,8 +36,7 @@ impl Window {
         }
         let (low, high) = (ints.iter().min()?, ints.iter().max()?);
         let range = high.abs_diff(*low);
-        if range >= WIDTH as u64 {
-            self.give_up();
+        if range >= within.min(WIDTH as u64) {
             return None;
         }
         let base = low.saturating_sub_unsigned((WIDTH as u64 - 1 - range) / 2);
@@ -68,7 +68,9 @@ impl Window {
 #[derive(Debug)]
 pub(super) struct Counts {
     base: i64,
-    /// Of each table the last counter is for what lies outside.
+    /// The counters in use: all others are 0, and their memory has never been touched.
+    used: Range<usize>,
+    /// The counter behind those in use is, of each table, for what has none of them, while a run is counted.
     tables: Vec<u32>,
     totals: Vec<u64>,
     unspilled: u64,
@@ -80,21 +82,23 @@ impl Counts {
     /// None yet, of the integers from this one on.
     pub(super) fn new(base: i64) -> Self {
         let (tables, totals) = (vec![0; TABLES * (WIDTH + 1)], vec![0; WIDTH]);
-        Counts { base, tables, totals, unspilled: 0, counted: 0, outside: 0 }
+        Counts { base, used: 0..0, tables, totals, unspilled: 0, counted: 0, outside: 0 }
     }
 
     /// Counts a run of at most 2³² integers, and hands over those that lie outside. False if by now these are
     /// many.
-    pub(super) fn take(&mut self, ints: &[i64], mut outside: impl FnMut(i64)) -> bool {
+    pub(super) fn take(&mut self, ints: &[i64], outside: impl FnMut(i64)) -> bool {
         if self.unspilled + ints.len() as u64 > UNSPILLED {
             self.spill();
         }
         self.unspilled += ints.len() as u64;
-        let base = self.base;
-        let at = |int: i64| (int.wrapping_sub(base) as u64).min(WIDTH as u64) as usize;
-        let (first, rest) = self.tables.split_at_mut(WIDTH + 1);
-        let (second, rest) = rest.split_at_mut(WIDTH + 1);
-        let (third, fourth) = rest.split_at_mut(WIDTH + 1);
+        self.counted += ints.len() as u64;
+        let first = self.base.wrapping_add(self.used.start as i64);
+        let width = self.used.len();
+        let at = |int: i64| (int.wrapping_sub(first) as u64).min(width as u64) as usize;
+        let mut tables = self.tables.chunks_exact_mut(WIDTH + 1);
+        let mut table = || &mut tables.next().expect("one of four")[self.used.start..=self.used.end];
+        let [first, second, third, fourth] = [table(), table(), table(), table()];
         let (fours, few) = ints.as_chunks::<TABLES>();
         for &[a, b, c, d] in fours {
             first[at(a)] += 1;
@@ -105,20 +109,57 @@ impl Counts {
         for &int in few {
             first[at(int)] += 1;
         }
-        let beyond = [first, second, third, fourth].map(|table| std::mem::take(&mut table[WIDTH]) as usize);
-        let beyond: usize = beyond.iter().sum();
-        if beyond > 0 {
-            ints.iter().filter(|&&int| at(int) == WIDTH).for_each(|&int| outside(int));
+        let beyond = [first, second, third, fourth].map(|table| std::mem::take(&mut table[width]));
+        if beyond.iter().any(|&beyond| beyond > 0) {
+            let beyond = ints.iter().copied().filter(|&int| at(int) == width).collect();
+            self.take_beyond(beyond, outside);
         }
-        self.counted += (ints.len() - beyond) as u64;
-        self.outside += beyond as u64;
         self.outside <= self.counted / OUTSIDE
+    }
+
+    /// Counts those for which no counter was in use, and hands over those for which there is none.
+    #[cold]
+    fn take_beyond(&mut self, beyond: Vec<i64>, mut outside: impl FnMut(i64)) {
+        let at = |int: i64| int.wrapping_sub(self.base) as u64 as usize;
+        let inside = beyond.iter().map(|&int| at(int)).filter(|&at| at < WIDTH);
+        if let (Some(low), Some(high)) = (inside.clone().min(), inside.max()) {
+            self.use_also(low..high + 1);
+        }
+        let mut lie_outside = 0;
+        for int in beyond {
+            match self.totals.get_mut(int.wrapping_sub(self.base) as u64 as usize) {
+                Some(total) => *total += 1,
+                None => {
+                    lie_outside += 1;
+                    outside(int);
+                }
+            }
+        }
+        self.counted -= lie_outside;
+        self.outside += lie_outside;
+    }
+
+    /// Where numbers come in order, there must be few such steps: each makes those in use twice as many.
+    fn use_also(&mut self, range: Range<usize>) {
+        let used = self.used.clone();
+        if used.is_empty() {
+            self.used = range;
+            return;
+        }
+        if range.start < used.start {
+            self.used.start = range.start.min(used.start.saturating_sub(used.len()));
+        }
+        if range.end > used.end {
+            self.used.end = range.end.max((used.end + used.len()).min(WIDTH));
+        }
     }
 
     /// Adds what another thread has counted, in the same window.
     pub(super) fn add(&mut self, other: &mut Counts) {
         other.spill();
-        for (total, more) in self.totals.iter_mut().zip(&other.totals) {
+        self.use_also(other.used.clone());
+        for (total, more) in self.totals[other.used.clone()].iter_mut().zip(&other.totals[other.used.clone()])
+        {
             *total += more;
         }
         self.counted += other.counted;
@@ -126,7 +167,8 @@ impl Counts {
 
     fn spill(&mut self) {
         for table in self.tables.chunks_exact_mut(WIDTH + 1) {
-            for (total, count) in self.totals.iter_mut().zip(table) {
+            for (total, count) in self.totals[self.used.clone()].iter_mut().zip(&mut table[self.used.clone()])
+            {
                 *total += u64::from(std::mem::take(count));
             }
         }
@@ -136,13 +178,15 @@ impl Counts {
     /// What came of it.
     pub(super) fn finish(mut self) -> Counted {
         self.spill();
-        Counted { base: self.base, totals: self.totals, count: self.counted }
+        let first = self.base.wrapping_add(self.used.start as i64);
+        Counted { first, totals: self.totals[self.used].to_vec(), count: self.counted }
     }
 }
 
 /// Integers, as how often each occurs.
 pub(super) struct Counted {
-    base: i64,
+    /// What the first total is of.
+    first: i64,
     totals: Vec<u64>,
     count: u64,
 }
@@ -151,7 +195,7 @@ impl Counted {
     /// Each integer that occurs, ascending, and how often.
     pub(super) fn iter(&self) -> impl Iterator<Item = (i64, u64)> {
         let each = self.totals.iter().enumerate().filter(|&(_, &times)| times > 0);
-        each.map(|(above, &times)| (self.base + above as i64, times))
+        each.map(|(above, &times)| (self.first + above as i64, times))
     }
 
     /// How many they are.
@@ -172,7 +216,7 @@ impl Counted {
 impl fmt::Debug for Counted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Counted")
-            .field("base", &self.base)
+            .field("first", &self.first)
             .field("count", &self.count)
             .finish_non_exhaustive()
     }
@@ -211,15 +255,17 @@ mod tests {
     fn a_window_lies_around_the_first_numbers_anywhere_in_i64() {
         for ints in [[0, 9], [i64::MIN, i64::MIN + 9], [i64::MAX, i64::MAX - 9], [-40_000, 25_535]] {
             let window = Window::default();
-            let base = window.around(&ints).unwrap();
+            let base = window.around(&ints, u64::MAX).unwrap();
             let (_, outside) = counted(base, &ints);
             assert!(outside.is_empty(), "{ints:?} from {base}");
-            assert_eq!(window.around(&[77]), Some(base), "one for all");
+            assert_eq!(window.around(&[77], 1), Some(base), "one for all");
         }
-        for ints in [[0, WIDTH as i64], [i64::MIN, i64::MAX]] {
+        for (ints, within) in [([0, WIDTH as i64], u64::MAX), ([i64::MIN, i64::MAX], u64::MAX), ([0, 9], 9)] {
             let window = Window::default();
-            assert_eq!(window.around(&ints), None);
-            assert_eq!(window.around(&[1]), None, "given up for all");
+            assert_eq!(window.around(&ints, within), None);
+            assert!(window.around(&[1], within).is_some(), "those that come may lie within");
+            window.give_up();
+            assert_eq!(window.around(&[1], within), None, "given up for all");
         }
     }
 
@@ -233,5 +279,45 @@ mod tests {
         other.take(&[7, 8], |_| {});
         one.add(&mut other);
         assert_eq!(one.finish().iter().collect::<Vec<_>>(), [(7, 201), (8, 1)]);
+    }
+
+    #[test]
+    fn as_many_counters_are_in_use_as_the_numbers_need() {
+        let last = WIDTH as i64 - 1;
+        let ascending: Vec<_> = (0..=last).collect();
+        let descending = ascending.iter().rev().copied().collect();
+        let from_the_middle =
+            (0..=last).map(|step| last / 2 + if step % 2 == 0 { -step / 2 } else { step / 2 + 1 });
+        let narrow = (0..5000).map(|int| 30_000 + int % 700);
+        let orders: [(Vec<i64>, _, usize); 4] = [
+            (ascending, 0..WIDTH, 64),
+            (descending, 0..WIDTH, 64),
+            (from_the_middle.filter(|int| (0..=last).contains(int)).collect(), 0..WIDTH, 64),
+            (narrow.collect(), 30_000..30_700, 1),
+        ];
+        for base in [0, i64::MIN, i64::MAX - last] {
+            for (ints, range, runs) in &orders {
+                let ints: Vec<_> = ints.iter().map(|int| base + int).collect();
+                let (mut counts, mut steps) = (Counts::new(base), 0);
+                for run in ints.chunks(ints.len().div_ceil(*runs)) {
+                    let used = counts.used.clone();
+                    assert!(counts.take(run, |int| panic!("{int} lies outside")));
+                    steps += usize::from(counts.used != used);
+                }
+                assert_eq!(counts.used, *range);
+                assert!(steps <= 8, "{steps} of {runs} runs are counted twice");
+                let mut expected = std::collections::BTreeMap::new();
+                ints.iter().for_each(|&int| *expected.entry(int).or_insert(0) += 1);
+                let mut half = Counts::new(base);
+                half.take(&ints[..ints.len() / 2], |_| {});
+                let (counted, half) = (counts.finish(), half);
+                assert_eq!(counted.iter().collect::<Vec<_>>(), expected.into_iter().collect::<Vec<_>>());
+                // Two threads have different ones in use.
+                let (mut low, mut high) = (half, Counts::new(base));
+                high.take(&ints[ints.len() / 2..], |_| {});
+                low.add(&mut high);
+                assert!(low.finish().iter().eq(counted.iter()));
+            }
+        }
     }
 }

@@ -23,7 +23,11 @@ use super::value::Value;
 use super::{Budget, Checkpoint, Lease};
 
 /// Integers after which it is worth a look whether they are small: what they take until then is nothing to save.
-const COUNTED_FROM: u64 = 64 * 1024;
+const COUNTED_FROM: u64 = 4 * 1024;
+/// Up to so many they are counted only where their range is that much narrower, so that none of them need be kept: what
+/// is counted and cannot stay so is work for nothing.
+const FEW: u64 = 64 * 1024;
+const NARROWER: u64 = 4;
 /// So many numbers beside those that were counted are always few.
 const FEW_BESIDE: u64 = 64 * 1024;
 /// More of them are never few: a thread sorts these in some 50 ms.
@@ -253,9 +257,15 @@ impl Collector {
     }
 
     /// Counts what is there, and all that will come, if it is like these.
-    #[cold]
     fn begin_counting(&mut self, ints: &[i64]) -> Result<(), Fault> {
-        let Some(base) = self.window.around(ints) else { return Ok(()) };
+        let seen = self.int_count + ints.len() as u64;
+        let within = if seen > FEW { u64::MAX } else { seen / NARROWER };
+        let Some(base) = self.window.around(ints, within) else {
+            if seen > FEW {
+                self.window.give_up();
+            }
+            return Ok(());
+        };
         if !lock(&self.lease).try_grow(counts::BYTES) {
             self.window.give_up();
             return Ok(());

@@ -95,6 +95,20 @@ fn what_counts_on_many_threads_takes_the_memory_of_one_afterwards() {
 }
 
 #[test]
+fn a_few_thousand_are_counted_where_that_saves_all_work_with_them() {
+    for (range, counted) in [(1000, true), (4000, false), (60_000, false)] {
+        let budget = Budget::new(None);
+        let mut collector = collector(&budget);
+        let ints: Vec<_> = (0..10_000).map(|index| index * 7919 % range).collect();
+        ints.chunks(2048).for_each(|ints| collector.ints(ints).unwrap());
+        assert_eq!(collector.counts.is_some(), counted, "{range}");
+        assert!(!collector.window.is_given_up(), "more of them may yet be counted");
+        let sequence = collector.finish(&|| Ok(())).unwrap();
+        assert_eq!(matches!(sequence.values, Values::TalliedInts(_)), counted, "{range}");
+    }
+}
+
+#[test]
 fn a_run_of_others_does_not_end_the_counting_of_many() {
     let budget = Budget::new(None);
     let mut collector = collector(&budget);
