@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use tarpc::server::{BaseChannel, Channel, Config, Serve};
+use tarpc::server::Serve;
 use task_proto::limits::Limits;
 use task_proto::stats::{Stats, StatsRequest, StatsResponse};
-use task_proto::wire::{self, Dialect, FdStream, Server};
+use task_proto::wire::{self, Calls, Dialect, FdStream, Server};
 use task_worker::Connection;
 use task_worker::engine::{Budget, Engine, Simd};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -80,7 +80,7 @@ where
                 if shape.drained {
                     transport.drain();
                 }
-                converse(transport, service, shape.limits.in_flight).await;
+                converse(transport, service).await;
             };
             let ((), heard) = tokio::join!(served, speak(client, shape, &sent[at_once..]));
             heard
@@ -109,25 +109,28 @@ async fn speak(mut client: UnixStream, shape: &Shape, mut rest: &[u8]) -> Vec<u8
 }
 
 /// As a worker does.
-async fn converse<D, S>(transport: Server<D>, service: S, in_flight: usize)
+async fn converse<D, S>(transport: Server<D>, service: S)
 where
     D: Dialect<Req = S::Req, Resp = S::Resp>,
     S: Serve + Clone,
 {
-    let config = Config { pending_response_buffer: in_flight };
-    let mut requests = Box::pin(BaseChannel::new(config, transport).requests());
+    let mut calls = Calls::new(transport);
     let mut handlers = FuturesUnordered::new();
     loop {
         tokio::select! {
             biased;
-            Some(()) = handlers.next() => {}
-            request = requests.next() => match request {
-                Some(request) => handlers.push(wire::execute(request.unwrap(), service.clone())),
+            Some(answered) = handlers.next() => calls.answer(answered),
+            call = calls.next() => match call {
+                Some(call) => {
+                    let call = call.unwrap();
+                    let (id, deadline) = (call.id, call.context.deadline);
+                    handlers.push(calls.track(id, deadline, Box::pin(wire::execute(call, service.clone()))));
+                }
                 None => break,
             },
         }
     }
     assert!(handlers.is_empty(), "requests are left when there are no more");
     // Why, is for the client to hear.
-    let _ = requests.channel().transport().farewell();
+    let _ = calls.transport().farewell();
 }

@@ -11,14 +11,14 @@ use std::task::{Poll, ready};
 
 use futures::future::FusedFuture;
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt, Stream, StreamExt};
+use futures::{FutureExt, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tarpc::server::{BaseChannel, Channel, Config, Serve};
+use tarpc::server::Serve;
 use task_proto::limits::Limits;
 use task_proto::scoreboard::Scores;
 use task_proto::wire::json::Methods;
-use task_proto::wire::{self, Attachments, Dialect, FdStream, Greeting, Hangup, Refused, Server};
+use task_proto::wire::{self, Attachments, Calls, Dialect, FdStream, Greeting, Hangup, Refused, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::sleep;
@@ -82,7 +82,6 @@ pub(crate) async fn serve<S>(
     S: Serve<Req: DeserializeOwned + Send + 'static, Resp: Serialize + 'static> + Clone,
 {
     if let Err(error) = begin(stream, &shared, &*make, json, &seat).await {
-        // tarpc's own text says only where it failed.
         let cause = error.source().map(tracing::field::display);
         if is_of_a_client_that_left(&*error) {
             tracing::debug!(log.target = "worker", %error, cause, "closed a connection");
@@ -95,12 +94,8 @@ pub(crate) async fn serve<S>(
 /// A client may leave whenever it likes: that is nothing to be warned of.
 fn is_of_a_client_that_left(error: &(dyn Error + 'static)) -> bool {
     let left = |kind| matches!(kind, io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
-    std::iter::successors(Some(error), |&error| error.source()).any(|error| {
-        let own = error.downcast_ref::<io::Error>();
-        // tarpc shares its transport's error.
-        let shared = || error.downcast_ref::<Arc<io::Error>>().map(|error| &**error);
-        own.or_else(shared).is_some_and(|error| left(error.kind()))
-    })
+    std::iter::successors(Some(error), |&error| error.source())
+        .any(|error| error.downcast_ref::<io::Error>().is_some_and(|error| left(error.kind())))
 }
 
 /// Hears from the first byte what the client speaks.
@@ -164,9 +159,7 @@ where
     S: Serve<Req: DeserializeOwned + Send + 'static, Resp: Serialize + 'static> + Clone,
 {
     let mut hangup = pin!(Hangup::new(&transport)?);
-    // Room for every reply that may be under way, so that no handler waits to hand over its own.
-    let config = Config { pending_response_buffer: shared.limits.in_flight.max(1) };
-    let mut requests = pin!(BaseChannel::new(config, transport).requests());
+    let mut calls = Calls::new(transport);
     let mut handlers = FuturesUnordered::new();
     // Where a handler begins. Most end there, too, and leave their place to the next.
     let mut place = None;
@@ -177,30 +170,28 @@ where
     loop {
         // Once it is read no more and every answer is there, what remains is the client's part.
         let is_over = left && handlers.is_empty();
-        let answered = is_over && !requests.channel().transport().is_decoding();
+        let answered = is_over && !calls.transport().is_decoding();
         let patience = async { if answered { sleep(shared.limits.drain).await } else { pending().await } };
         tokio::select! {
             biased;
             // The client is gone: dropping its calls cancels them.
             () = &mut hangup => return Ok(()),
             () = &mut leave => {
-                requests.channel().transport().drain();
+                calls.transport().drain();
                 left = true;
             }
             () = patience => return Err("the client does not take its replies".into()),
-            // Before the requests, so that replies which are ready together leave in one write.
-            Some(()) = handlers.next() => {}
-            // Polled however many calls are in flight: deadlines, cancels and the sending of replies hang on it.
+            // Before the calls, so that replies which are ready together leave in one write.
+            Some(answered) = handlers.next() => calls.answer(answered),
             // What is answered at once is done with here: to look at all of the above again takes as long as such a call.
             begun = poll_fn(|cx| loop {
-                let next = requests.as_mut().poll_next(cx);
-                let channel = requests.channel();
-                let transport = channel.transport();
+                let next = calls.poll_next_unpin(cx);
+                let transport = calls.transport();
                 let before = std::mem::replace(&mut refused, transport.refused());
                 any |= next.is_ready() || refused.unheard > 0;
-                seat.note(match channel.in_flight_requests() {
-                    0 if transport.is_quiet() => Standing::Idle,
-                    0 if transport.owes_nothing() && !any => Standing::Begun,
+                seat.note(match calls.is_idle() {
+                    true if transport.is_quiet() => Standing::Idle,
+                    true if transport.owes_nothing() && !any => Standing::Begun,
                     _ => Standing::Busy,
                 });
                 shared.refused(refused.unheard - before.unheard, refused.withheld - before.withheld);
@@ -208,25 +199,30 @@ where
                 if next.is_pending() && is_over && !answered && !transport.is_decoding() {
                     return Poll::Ready(Ok(Continue(None)));
                 }
-                let Some(request) = ready!(next).transpose()? else { return Poll::Ready(Ok(Break(()))) };
-                if let Err(error) = request.get().message.message() {
+                let Some(call) = ready!(next).transpose()? else { return Poll::Ready(Ok(Break(()))) };
+                if let Err(error) = call.message.message() {
                     shared.refused(1, 0);
                     tracing::debug!(log.target = "worker", reason = error.detail, "refused a request");
                 }
+                let (id, deadline) = (call.id, call.context.deadline);
                 let mut handler = match place.take() {
-                    None => Box::pin(wire::execute(request, service.clone())),
+                    None => Box::pin(wire::execute(call, service.clone())),
                     Some(mut place) => {
-                        Pin::set(&mut place, wire::execute(request, service.clone()));
+                        Pin::set(&mut place, wire::execute(call, service.clone()));
                         place
                     }
                 };
-                if handler.as_mut().poll(cx).is_pending() {
-                    return Poll::Ready(Ok::<_, Box<dyn Error>>(Continue(Some(handler))));
+                match handler.as_mut().poll(cx) {
+                    Poll::Ready(answer) => calls.answer([answer]),
+                    Poll::Pending => {
+                        let handler = calls.track(id, deadline, handler);
+                        return Poll::Ready(Ok::<_, Box<dyn Error>>(Continue(Some(handler))));
+                    }
                 }
                 place = Some(handler);
             }) => match begun? {
                 Continue(handler) => handlers.extend(handler),
-                Break(()) => return Ok(requests.channel().transport().farewell()?),
+                Break(()) => return Ok(calls.transport().farewell()?),
             },
         }
     }

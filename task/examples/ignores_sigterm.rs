@@ -7,13 +7,12 @@ use std::sync::atomic::AtomicBool;
 
 use futures::StreamExt as _;
 use signal_hook::consts::SIGTERM;
-use tarpc::server::{BaseChannel, Channel as _};
 use task_proto::handshake::{Answer, Heard, Ready, Sandbox, receive_hello, send_answer};
 use task_proto::limits::{HEARTBEAT, Limits};
 use task_proto::number::Number;
 use task_proto::scoreboard::Scores;
 use task_proto::stats::{Mean, StatsRequest, StatsResponse};
-use task_proto::wire::{self, Decoder, FdStream};
+use task_proto::wire::{self, Calls, Decoder, FdStream};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     signal_hook::flag::register(SIGTERM, Arc::new(AtomicBool::new(false)))?;
@@ -51,9 +50,9 @@ async fn answer(stream: tokio::net::UnixStream, limits: &Limits) {
     );
     let mean = Mean { value: Number::Int(42), count: 1, missing: 0, warnings: Vec::new() };
     let service = tarpc::server::serve(move |_, _: StatsRequest| ready(Ok(StatsResponse::Mean(Ok(mean)))));
-    let requests = BaseChannel::with_defaults(transport).requests();
-    requests
-        .filter_map(|request| ready(request.ok()))
-        .for_each(|request| wire::execute(request, service.clone()))
-        .await;
+    let mut calls = Calls::new(transport);
+    while let Some(Ok(call)) = calls.next().await {
+        let answer = wire::execute(call, service.clone()).await;
+        calls.answer([answer]);
+    }
 }

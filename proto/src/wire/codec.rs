@@ -26,26 +26,20 @@ use super::unpack::{Unread, unpack};
 use crate::limits::{FAILURE_SHOWN, LONG_MESSAGE};
 use crate::number::Number;
 
-/// A frame and when it came.
-pub(super) struct Arrived {
-    at: Instant,
-    frame: Bytes,
-}
-
 /// A request that is held back: as it came, or decoded if that had to be done elsewhere.
 pub struct Body<Req>(State<Req>);
 
 enum State<Req> {
-    Arrived(Arrived),
-    Decoded { at: Instant, request: Box<Request<Result<Req, ServerError>>> },
+    Arrived(Bytes),
+    Decoded(Box<Request<Result<Req, ServerError>>>),
 }
 
 /// What a frame is to the server.
 pub(super) enum Arrival<Req: DeserializeOwned + Send + 'static, Resp: Serialize> {
-    /// A message.
+    /// A message, as if it had come at the codec's [`epoch`](ServerCodec::epoch).
     Message(Incoming<Frames<Req, Resp>>),
     /// One to be decoded elsewhere.
-    Long(Arrived),
+    Long(Bytes),
 }
 
 /// The server's half: requests in, replies out.
@@ -54,33 +48,43 @@ pub(super) struct ServerCodec {
     encoder: Encoder,
     permits: Arc<Semaphore>,
     template: context::Context,
+    epoch: Instant,
 }
 
 impl ServerCodec {
     pub(super) fn new(limit: usize, permits: Arc<Semaphore>) -> Self {
-        ServerCodec { encoder: Encoder::new(limit), permits, template: context::current() }
+        let (template, epoch) = (context::current(), Instant::now());
+        ServerCodec { encoder: Encoder::new(limit), permits, template, epoch }
+    }
+
+    /// Deadlines count from here until it is known when their message came: to look at the clock for each is a hundredth
+    /// of a call.
+    pub(super) fn epoch(&self) -> Instant {
+        self.epoch
     }
 
     /// Decodes a request that was held, now that there is a permit for it.
     pub(super) fn admit<Req: DeserializeOwned + Send + 'static>(
         &self,
-        held: Body<Req>,
+        Held { deadline, body, .. }: Held<Body<Req>>,
         permit: Permit,
     ) -> io::Result<Option<tarpc::Request<Gated<Req>>>> {
-        let (at, request) = match held.0 {
-            State::Decoded { at, request } => (at, *request),
-            State::Arrived(Arrived { at, frame }) => match decode(&frame)? {
-                ClientMessage::Request(request) => (at, request),
+        let request = match body.0 {
+            State::Decoded(request) => *request,
+            State::Arrived(frame) => match decode(&frame)? {
+                ClientMessage::Request(request) => request,
                 ClientMessage::Cancel { .. } => return Ok(None),
             },
         };
-        Ok(Some(self.gated(request, at, permit)))
+        let mut request = self.gated(request, permit);
+        request.context.deadline = deadline;
+        Ok(Some(request))
     }
 
-    /// What a long frame is, now that it is decoded.
+    /// What a long frame is, now that it is decoded; as if it had come at the epoch.
     pub(super) fn take<Req: DeserializeOwned + Send + 'static, Resp: Serialize>(
         &self,
-        Long { at, bytes, message }: Long<Req>,
+        Long { bytes, message }: Long<Req>,
     ) -> io::Result<Incoming<Frames<Req, Resp>>> {
         Ok(match message? {
             ClientMessage::Cancel { trace_context, request_id } => {
@@ -88,13 +92,13 @@ impl ServerCodec {
             }
             ClientMessage::Request(request) => {
                 if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
-                    return Ok(Incoming::Request(self.gated(request, at, Permit::new(permit))));
+                    return Ok(Incoming::Request(self.gated(request, Permit::new(permit))));
                 }
                 let Request { ref context, id, .. } = request;
-                let deadline = context.deadline(at);
+                let deadline = context.deadline(self.epoch);
                 // A byte of a frame may be a number.
                 let bytes = bytes * size_of::<Number>();
-                let body = Body(State::Decoded { at, request: Box::new(request) });
+                let body = Body(State::Decoded(Box::new(request)));
                 Incoming::Held(Held { id, deadline, bytes, body })
             }
         })
@@ -103,26 +107,23 @@ impl ServerCodec {
     fn gated<Req>(
         &self,
         Request { context, id, message }: Request<Result<Req, ServerError>>,
-        arrived: Instant,
         permit: Permit,
     ) -> tarpc::Request<Gated<Req>> {
-        let context = context.into_tarpc(arrived, self.template);
+        let context = context.into_tarpc(self.epoch, self.template);
         tarpc::Request { context, id, message: Gated::new(message, permit) }
     }
 }
 
 /// A long frame, decoded.
 pub(super) struct Long<Req> {
-    at: Instant,
     /// Of the frame.
     bytes: usize,
     message: io::Result<Decoded<Req>>,
 }
 
-impl Arrived {
-    pub(super) fn decode<Req: DeserializeOwned + Send + 'static>(self) -> Long<Req> {
-        let Arrived { at, frame } = self;
-        Long { at, bytes: frame.len(), message: decode(&frame) }
+impl<Req: DeserializeOwned + Send + 'static> Long<Req> {
+    pub(super) fn decode(frame: &[u8]) -> Self {
+        Long { bytes: frame.len(), message: decode(frame) }
     }
 }
 
@@ -158,14 +159,13 @@ impl<Req: DeserializeOwned + Send + 'static, Resp: Serialize> Deserializer<Arriv
     type Error = io::Error;
 
     fn deserialize(self: Pin<&mut Self>, frame: &BytesMut) -> io::Result<Arrival<Req, Resp>> {
-        let arrived = Instant::now();
         if frame.len() > LONG_MESSAGE {
-            return Ok(Arrival::Long(Arrived { at: arrived, frame: Bytes::copy_from_slice(frame) }));
+            return Ok(Arrival::Long(Bytes::copy_from_slice(frame)));
         }
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return Ok(Arrival::Message(match decode(frame)? {
                 ClientMessage::Request(request) => {
-                    Incoming::Request(self.gated(request, arrived, Permit::new(permit)))
+                    Incoming::Request(self.gated(request, Permit::new(permit)))
                 }
                 ClientMessage::Cancel { trace_context, request_id } => {
                     Incoming::Cancel { trace_context, request_id }
@@ -174,9 +174,8 @@ impl<Req: DeserializeOwned + Send + 'static, Resp: Serialize> Deserializer<Arriv
         }
         Ok(Arrival::Message(match decode::<IgnoredAny>(frame)? {
             ClientMessage::Request(Request { context, id, .. }) => {
-                let deadline = context.deadline(arrived);
-                let body =
-                    Body(State::Arrived(Arrived { at: arrived, frame: Bytes::copy_from_slice(frame) }));
+                let deadline = context.deadline(self.epoch);
+                let body = Body(State::Arrived(Bytes::copy_from_slice(frame)));
                 Incoming::Held(Held { id, deadline, bytes: frame.len(), body })
             }
             ClientMessage::Cancel { trace_context, request_id } => {

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use futures::{Sink, SinkExt, Stream};
 use serde::Serialize;
@@ -51,10 +52,22 @@ pub struct Frames<Req: DeserializeOwned + Send + 'static, Resp: Serialize> {
     /// The place in the stream where the last whole frame ends.
     whole: u64,
     decoder: Decoder,
-    decoding: Decoding<Long<Req>>,
+    /// A long frame, and when it came.
+    decoding: Decoding<(Long<Req>, Instant)>,
 }
 
 impl<Req: DeserializeOwned + Send + 'static, Resp: Serialize> Frames<Req, Resp> {
+    /// A message with its deadline, now that it is known when it came.
+    fn came(&self, mut incoming: Incoming<Self>, at: Instant) -> Incoming<Self> {
+        let since = at - self.codec.epoch();
+        match &mut incoming {
+            Incoming::Request(request) => request.context.deadline += since,
+            Incoming::Held(held) => held.deadline += since,
+            Incoming::Cancel { .. } => {}
+        }
+        incoming
+    }
+
     /// An error of reading, in our words where they are better.
     fn explained(&self, error: io::Error) -> io::Error {
         if error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<LengthDelimitedCodecError>) {
@@ -123,24 +136,34 @@ impl<Req: DeserializeOwned + Send + 'static, Resp: Serialize> Dialect for Frames
         Poll::Ready(())
     }
 
-    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Incoming<Self>>>> {
+    fn poll_incoming(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Option<Instant>,
+    ) -> Poll<Option<io::Result<Incoming<Self>>>> {
         loop {
             if let Some(long) = ready!(self.decoding.poll(cx)) {
-                return Poll::Ready(Some(long.and_then(|long| self.codec.take(long))));
+                let taken = long.and_then(|(long, came)| Ok(self.came(self.codec.take(long)?, came)));
+                return Poll::Ready(Some(taken));
             }
             let arrival = ready!(Pin::new(&mut self.inner).poll_next(cx));
             self.whole = self.stream().delivered() - self.inner.get_ref().read_buffer().len() as u64;
             match arrival {
                 None => return Poll::Ready(None),
-                Some(Ok(Arrival::Message(incoming))) => return Poll::Ready(Some(Ok(incoming))),
-                Some(Ok(Arrival::Long(frame))) => self.decoding = self.decoder.begin(|| frame.decode()),
+                Some(Ok(Arrival::Message(incoming))) => {
+                    return Poll::Ready(Some(Ok(self.came(incoming, now.unwrap_or_else(Instant::now)))));
+                }
+                Some(Ok(Arrival::Long(frame))) => {
+                    let came = now.unwrap_or_else(Instant::now);
+                    self.decoding = self.decoder.begin(move || (Long::decode(&frame), came));
+                }
                 Some(Err(error)) => return Poll::Ready(Some(Err(self.explained(error)))),
             }
         }
     }
 
     fn admit(&mut self, held: Held<Body<Req>>, permit: Permit) -> io::Result<Option<Admitted<Self>>> {
-        self.codec.admit(held.body, permit)
+        self.codec.admit(held, permit)
     }
 
     fn notice(&self, reason: &io::Error) -> Vec<u8> {

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt;
-use tarpc::server::{InFlightRequest, Serve};
+use tarpc::server::Serve;
 use tarpc::{RequestName, ServerError, context};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -32,6 +32,11 @@ impl<Req> Gated<Req> {
         Gated { message, permit: Cell::new(Some(permit)) }
     }
 
+    /// Keeps it beyond the request.
+    pub(super) fn take_permit(&self) -> Option<Permit> {
+        self.permit.take()
+    }
+
     /// The request; or why it could not be decoded, which is to be the reply.
     pub fn message(&self) -> Result<&Req, &ServerError> {
         self.message.as_ref()
@@ -42,13 +47,6 @@ impl<Req: RequestName> RequestName for Gated<Req> {
     fn name(&self) -> &str {
         self.message.as_ref().map_or("undecodable", RequestName::name)
     }
-}
-
-/// Runs a request to its end, under its permit: until tarpc has taken the reply, so that a client that does not
-/// read its replies runs out of permits instead of filling memory.
-pub async fn execute<S: Serve>(request: InFlightRequest<Gated<S::Req>, S::Resp>, serve: S) {
-    let _permit = request.get().message.permit.take();
-    request.execute(serve_gated(serve)).await;
 }
 
 /// Lets a service take gated requests: holds the permit while it serves, answers an undecodable request with its

@@ -11,6 +11,7 @@
 //! `tests/wire/faults.rs`, one test each.
 
 mod attachments;
+mod calls;
 mod client;
 mod clocks;
 mod codec;
@@ -28,12 +29,13 @@ mod turns;
 mod unpack;
 
 pub use attachments::{Attachment, Attachments};
+pub use calls::{Answer, Calls, execute};
 pub use client::{ClientTransport, NEVER_SENT, client};
 pub use connect::{ConnectError, connect, connect_at};
 pub use decoder::{Decoder, Decoders};
 pub use events::Hangup;
 pub use frames::{Frames, ServerTransport, server};
-pub use gate::{Gated, Permit, execute, serve_gated};
+pub use gate::{Gated, Permit, serve_gated};
 pub use json::{Lines, json_server};
 pub use message::{Greeting, clamped};
 pub use server::{Dialect, Refused, Server, refusal};

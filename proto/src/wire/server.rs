@@ -60,8 +60,12 @@ pub trait Dialect: Unpin {
     /// The next request whose deadline has passed, and which has been answered with that: it is to be cancelled.
     fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<u64>;
 
-    /// What comes next; `None` at the end of the stream.
-    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Incoming<Self>>>>;
+    /// What comes next; `None` at the end of the stream. `now`, if the clock has just been looked at.
+    fn poll_incoming(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Option<Instant>,
+    ) -> Poll<Option<io::Result<Incoming<Self>>>>;
 
     /// Decodes a request that was held, now that there is a permit for it; `None`: it has been answered.
     fn admit(&mut self, held: Held<Self::Body>, permit: Permit) -> io::Result<Option<Admitted<Self>>>;
@@ -236,7 +240,9 @@ impl<D: Dialect> Stream for Server<D> {
         let this = self.get_mut();
         loop {
             let known = this.has_read_more() || !this.held.is_empty();
-            ready!(this.turns.poll(cx, known));
+            // Three looks at it are 0.5 µs of a call that comes alone.
+            let now = known.then(Instant::now);
+            ready!(this.turns.poll(cx, now));
             if let Poll::Ready(request_id) = this.dialect.poll_expired(cx) {
                 this.turns.found();
                 if let Some(cancel) = this.cancel(trace::Context::default(), request_id) {
@@ -263,7 +269,7 @@ impl<D: Dialect> Stream for Server<D> {
                 // No clock runs: more is held only when a message has come whole.
                 _ => return Poll::Pending,
             }
-            let incoming = ready!(this.poll_incoming(cx));
+            let incoming = ready!(this.poll_incoming(cx, now));
             this.turns.found();
             match incoming {
                 Some(Ok(Incoming::Request(request))) => {
@@ -292,9 +298,13 @@ impl<D: Dialect> Server<D> {
     }
 
     /// What comes next, within the time that a message may take from its first byte to its last.
-    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Incoming<D>>>> {
+    fn poll_incoming(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Option<Instant>,
+    ) -> Poll<Option<io::Result<Incoming<D>>>> {
         self.begun.pause();
-        let incoming = self.dialect.poll_incoming(cx);
+        let incoming = self.dialect.poll_incoming(cx, now);
         if incoming.is_ready() {
             self.begun.reset();
             return incoming;

@@ -182,7 +182,7 @@ impl FdStream {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.unread.is_empty() && !self.ended {
             ready!(self.socket.poll_readable(cx))?;
-            ready!(self.turns.poll(cx, true));
+            ready!(self.turns.poll(cx, None));
             self.buffer.resize(READ, 0);
             let FdStream { socket, buffer, attachments, is_plain, .. } = self;
             let mut received = None;

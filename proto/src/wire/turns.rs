@@ -47,10 +47,9 @@ impl Turns {
         Turns { time: Some(time), ..self }
     }
 
-    /// To be called before each look for one: ready when it may be done. The clock is looked at only where it is
-    /// `known` that there is one: three looks at it are 0.5 µs of a call that comes alone.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, known: bool) -> Poll<()> {
-        if self.is_over(known) {
+    /// To be called before each look for one: ready when it may be done. `now`, if it is known that there is one.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, now: Option<Instant>) -> Poll<()> {
+        if self.is_over(now) {
             let begins = self.given.is_none();
             let given = self.given.get_or_insert_default();
             given.task.register(cx.waker());
@@ -73,10 +72,9 @@ impl Turns {
         self.began.get_or_insert_with(Instant::now);
     }
 
-    fn is_over(&self, known: bool) -> bool {
-        let is_late = |time| self.began.is_some_and(|began| began.elapsed() >= time);
-        let late = || known && self.time.is_some_and(is_late);
-        self.given.is_some() || self.done == self.most || late()
+    fn is_over(&self, now: Option<Instant>) -> bool {
+        let is_late = || Some(now?.duration_since(self.began?) >= self.time?);
+        self.given.is_some() || self.done == self.most || is_late().unwrap_or(false)
     }
 
     /// Whether others have their turn now; who asks is woken when it ends.

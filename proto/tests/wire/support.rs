@@ -11,7 +11,7 @@ use tarpc::client::{Config, RpcError};
 use tarpc::server::{BaseChannel, Channel as _, Serve};
 use tarpc::{Response, context, trace};
 use task_proto::limits::Limits;
-use task_proto::wire::{self, Decoder, Dialect, FdStream, Greeting, Hangup, Server};
+use task_proto::wire::{self, Calls, Decoder, Dialect, FdStream, Greeting, Hangup, Server};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -120,17 +120,20 @@ where
     S: Serve + Clone,
 {
     let mut hangup = Hangup::new(&transport).unwrap();
-    let mut requests = Box::pin(BaseChannel::with_defaults(transport).requests());
+    let mut calls = Calls::new(transport);
     let mut running = FuturesUnordered::new();
     loop {
         tokio::select! {
             biased;
             () = &mut hangup => return End::HungUp,
-            Some(()) = running.next() => {}
-            request = requests.next() => match request {
-                Some(Ok(request)) => running.push(wire::execute(request, handler.clone())),
+            Some(answered) = running.next() => calls.answer(answered),
+            call = calls.next() => match call {
+                Some(Ok(call)) => {
+                    let (id, deadline) = (call.id, call.context.deadline);
+                    running.push(calls.track(id, deadline, Box::pin(wire::execute(call, handler.clone()))));
+                }
                 Some(Err(_)) => return End::Failed,
-                None => match requests.channel().transport().farewell() {
+                None => match calls.transport().farewell() {
                     Ok(()) => return End::Served,
                     Err(_) => return End::Failed,
                 },

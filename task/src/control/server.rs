@@ -17,13 +17,12 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use rustix::net::{Shutdown, shutdown};
 use tarpc::context::Context;
-use tarpc::server::{BaseChannel, Channel, Config};
 use task_proto::crash::TraceId;
 use task_proto::limits::{
     ACCEPT_BACKOFF, ACCEPT_BACKOFF_MAX, CONTROL_CONNECTIONS, CONTROL_FRAME, CONTROL_IN_FLIGHT,
     CONTROL_RESTARTS, Limits, NOTICE,
 };
-use task_proto::wire::{self, Decoder, FdStream, Hangup};
+use task_proto::wire::{self, Calls, Decoder, FdStream, Hangup};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep};
@@ -113,9 +112,7 @@ async fn answer(stream: UnixStream, answers: Answers) -> Result<(), Box<dyn std:
     // No descriptor is taken from anybody.
     let stream = FdStream::new(stream, 0)?;
     let mut hangup = pin!(Hangup::new(&stream)?);
-    let config = Config { pending_response_buffer: CONTROL_IN_FLIGHT };
-    let mut requests =
-        pin!(BaseChannel::new(config, wire::server(stream, &limits(), &Decoder::default())).requests());
+    let mut calls = Calls::new(wire::server(stream, &limits(), &Decoder::default()));
     let mut handlers = FuturesUnordered::new();
     let mut leave = pin!(answers.peer.leave.notified().fuse());
     loop {
@@ -125,15 +122,18 @@ async fn answer(stream: UnixStream, answers: Answers) -> Result<(), Box<dyn std:
             biased;
             () = &mut hangup => return Ok(()),
             // What was sent is still read; the next write fails, so that the client knows that nobody read it.
-            () = &mut leave => shutdown(requests.channel().transport(), Shutdown::Read)?,
+            () = &mut leave => shutdown(calls.transport(), Shutdown::Read)?,
             () = patience => return Err("the client does not take its answers".into()),
-            Some(()) = handlers.next() => {}
-            request = requests.next() => match request {
-                Some(request) => {
+            Some(answered) = handlers.next() => calls.answer(answered),
+            call = calls.next() => match call {
+                Some(call) => {
                     answers.peer.since.set(Instant::now());
-                    handlers.push(wire::execute(request?, answers.clone().serve()));
+                    let call = call?;
+                    let (id, deadline) = (call.id, call.context.deadline);
+                    let handler = wire::execute(call, answers.clone().serve());
+                    handlers.push(calls.track(id, deadline, Box::pin(handler)));
                 }
-                None => return Ok(requests.channel().transport().farewell()?),
+                None => return Ok(calls.transport().farewell()?),
             },
         }
     }

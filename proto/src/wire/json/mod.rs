@@ -179,8 +179,8 @@ impl<Req: Send + 'static, Resp: 'static> Lines<Req, Resp> {
     }
 
     /// Takes a line, or begins to decode it elsewhere.
-    fn take(&mut self, line: BytesMut) -> io::Result<()> {
-        let (arrived, batch) = (Instant::now(), self.batch);
+    fn take(&mut self, line: BytesMut, arrived: Instant) -> io::Result<()> {
+        let batch = self.batch;
         if line.len() <= LONG_MESSAGE {
             return self.hold_line(read_line::<Req, Resp>(&line, batch, None), arrived);
         }
@@ -370,7 +370,11 @@ impl<Req: Send + 'static, Resp: 'static> Dialect for Lines<Req, Resp> {
         }
     }
 
-    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Incoming<Self>>>> {
+    fn poll_incoming(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Option<Instant>,
+    ) -> Poll<Option<io::Result<Incoming<Self>>>> {
         loop {
             if let Some(held) = self.arrived.pop_front() {
                 return Poll::Ready(Some(Ok(Incoming::Held(held))));
@@ -381,7 +385,7 @@ impl<Req: Send + 'static, Resp: 'static> Dialect for Lines<Req, Resp> {
                 continue;
             }
             if let Some(line) = self.take_line()? {
-                self.take(line)?;
+                self.take(line, now.unwrap_or_else(Instant::now))?;
                 continue;
             }
             if self.ended {
@@ -394,7 +398,7 @@ impl<Req: Send + 'static, Resp: 'static> Dialect for Lines<Req, Resp> {
                 self.scanned = 0;
                 // A line that we cut off ourselves may have been meant to go on.
                 if !rest.is_empty() && !self.stream.is_stopped() {
-                    self.take(rest)?;
+                    self.take(rest, now.unwrap_or_else(Instant::now))?;
                 }
             }
         }
