@@ -119,11 +119,8 @@ impl<D: Dialect> Stream for Calls<D> {
             }
             // Before the next is read: what is answered makes room for it.
             this.send(cx)?;
-            let message = if this.ended {
-                Poll::Ready(None)
-            } else {
-                Pin::new(&mut this.transport).poll_next(cx)?
-            };
+            let message =
+                if this.ended { Poll::Ready(None) } else { Pin::new(&mut this.transport).poll_next(cx)? };
             match message {
                 // One more of the same number is none.
                 Poll::Ready(Some(ClientMessage::Request(call))) if !this.waiting.contains_key(&call.id) => {
