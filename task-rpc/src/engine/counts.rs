@@ -120,19 +120,19 @@ impl Counts {
     /// Counts those for which no counter was in use, and hands over those for which there is none.
     #[cold]
     fn take_beyond(&mut self, beyond: Vec<i64>, mut outside: impl FnMut(i64)) {
-        let at = |int: i64| int.wrapping_sub(self.base) as u64 as usize;
+        let base = self.base;
+        let at = |int: i64| int.wrapping_sub(base) as u64 as usize;
         let inside = beyond.iter().map(|&int| at(int)).filter(|&at| at < WIDTH);
         if let (Some(low), Some(high)) = (inside.clone().min(), inside.max()) {
             self.use_also(low..high + 1);
         }
         let mut lie_outside = 0;
         for int in beyond {
-            match self.totals.get_mut(int.wrapping_sub(self.base) as u64 as usize) {
-                Some(total) => *total += 1,
-                None => {
-                    lie_outside += 1;
-                    outside(int);
-                }
+            if let Some(total) = self.totals.get_mut(at(int)) {
+                *total += 1;
+            } else {
+                lie_outside += 1;
+                outside(int);
             }
         }
         self.counted -= lie_outside;
@@ -224,6 +224,8 @@ impl fmt::Debug for Counted {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn counted(base: i64, ints: &[i64]) -> (Counted, Vec<i64>) {
@@ -306,8 +308,10 @@ mod tests {
                 }
                 assert_eq!(counts.used, *range);
                 assert!(steps <= 8, "{steps} of {runs} runs are counted twice");
-                let mut expected = std::collections::BTreeMap::new();
-                ints.iter().for_each(|&int| *expected.entry(int).or_insert(0) += 1);
+                let mut expected = BTreeMap::new();
+                for &int in &ints {
+                    *expected.entry(int).or_insert(0) += 1;
+                }
                 let mut half = Counts::new(base);
                 half.take(&ints[..ints.len() / 2], |_| {});
                 let (counted, half) = (counts.finish(), half);
