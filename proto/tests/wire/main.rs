@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test; clippy exempts only the test functions themselves")]
 
+mod calls;
 mod clocks;
 mod descriptors;
 mod drain;
