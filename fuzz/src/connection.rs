@@ -9,7 +9,7 @@ use futures::stream::FuturesUnordered;
 use tarpc::server::Serve;
 use task_proto::limits::Limits;
 use task_proto::stats::{Stats, StatsRequest, StatsResponse};
-use task_proto::wire::{self, Calls, Dialect, FdStream, Server};
+use task_proto::wire::{Calls, Dialect, FdStream, Server};
 use task_worker::Connection;
 use task_worker::engine::{Budget, Engine, Simd};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -121,16 +121,14 @@ where
             biased;
             Some(answered) = handlers.next() => calls.answer(answered),
             call = calls.next() => match call {
-                Some(call) => {
-                    let call = call.unwrap();
-                    let (id, deadline) = (call.id, call.context.deadline);
-                    handlers.push(calls.track(id, deadline, Box::pin(wire::execute(call, service.clone()))));
-                }
+                Some(call) => handlers.extend(calls.start(call.unwrap(), service.clone()).await),
                 None => break,
             },
         }
     }
-    assert!(handlers.is_empty(), "requests are left when there are no more");
+    while let Some(left) = handlers.next().await {
+        assert!(left.is_err(), "requests are left when there are no more");
+    }
     // Why, is for the client to hear.
     let _ = calls.transport().farewell();
 }

@@ -1,6 +1,5 @@
 //! One connection: what it speaks, its calls, its end.
 
-use std::error::Error;
 use std::future::{pending, poll_fn};
 use std::io;
 use std::ops::ControlFlow::{Break, Continue};
@@ -82,20 +81,17 @@ pub(crate) async fn serve<S>(
     S: Serve<Req: DeserializeOwned + Send + 'static, Resp: Serialize + 'static> + Clone,
 {
     if let Err(error) = begin(stream, &shared, &*make, json, &seat).await {
-        let cause = error.source().map(tracing::field::display);
-        if is_of_a_client_that_left(&*error) {
-            tracing::debug!(log.target = "worker", %error, cause, "closed a connection");
+        if is_of_a_client_that_left(&error) {
+            tracing::debug!(log.target = "worker", %error, "closed a connection");
         } else if let Some(more) = shared.told.closed.one() {
-            tracing::warn!(log.target = "worker", %error, cause, more, "closed a connection");
+            tracing::warn!(log.target = "worker", %error, more, "closed a connection");
         }
     }
 }
 
 /// A client may leave whenever it likes: that is nothing to be warned of.
-fn is_of_a_client_that_left(error: &(dyn Error + 'static)) -> bool {
-    let left = |kind| matches!(kind, io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset);
-    std::iter::successors(Some(error), |&error| error.source())
-        .any(|error| error.downcast_ref::<io::Error>().is_some_and(|error| left(error.kind())))
+fn is_of_a_client_that_left(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 /// Hears from the first byte what the client speaks.
@@ -105,7 +101,7 @@ async fn begin<S>(
     make: &impl Fn(&Connection) -> S,
     json: Option<Methods<S::Req, S::Resp>>,
     seat: &Seat,
-) -> Result<(), Box<dyn Error>>
+) -> io::Result<()>
 where
     S: Serve<Req: DeserializeOwned + Send + 'static, Resp: Serialize + 'static> + Clone,
 {
@@ -142,7 +138,7 @@ where
             let transport = wire::json_server(stream, &shared.limits, methods, seat.decoder());
             converse(transport, observed(), shared, seat, leave).await
         }
-        (Some(byte), json) => Ok(turn_away(stream, byte, json.is_some(), &shared.told.strangers).await?),
+        (Some(byte), json) => turn_away(stream, byte, json.is_some(), &shared.told.strangers).await,
     }
 }
 
@@ -153,7 +149,7 @@ async fn converse<D, S>(
     shared: &Shared,
     seat: &Seat,
     mut leave: Pin<&mut impl FusedFuture<Output = ()>>,
-) -> Result<(), Box<dyn Error>>
+) -> io::Result<()>
 where
     D: Dialect<Req = S::Req, Resp = S::Resp>,
     S: Serve<Req: DeserializeOwned + Send + 'static, Resp: Serialize + 'static> + Clone,
@@ -180,7 +176,9 @@ where
                 calls.transport().drain();
                 left = true;
             }
-            () = patience => return Err("the client does not take its replies".into()),
+            () = patience => {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not take its replies"));
+            }
             // Before the calls, so that replies which are ready together leave in one write.
             Some(answered) = handlers.next() => calls.answer(answered),
             // What is answered at once is done with here: to look at all of the above again takes as long as such a call.
@@ -189,7 +187,7 @@ where
                 let transport = calls.transport();
                 let before = std::mem::replace(&mut refused, transport.refused());
                 any |= next.is_ready() || refused.unheard > 0;
-                seat.note(match calls.is_idle() {
+                seat.note(match next.is_pending() && calls.is_idle() {
                     true if transport.is_quiet() => Standing::Idle,
                     true if transport.owes_nothing() && !any => Standing::Begun,
                     _ => Standing::Busy,
@@ -205,24 +203,20 @@ where
                     tracing::debug!(log.target = "worker", reason = error.detail, "refused a request");
                 }
                 let (id, deadline) = (call.id, call.context.deadline);
-                let mut handler = match place.take() {
+                let handler = match place.take() {
                     None => Box::pin(wire::execute(call, service.clone())),
                     Some(mut place) => {
                         Pin::set(&mut place, wire::execute(call, service.clone()));
                         place
                     }
                 };
-                match handler.as_mut().poll(cx) {
-                    Poll::Ready(answer) => calls.answer([answer]),
-                    Poll::Pending => {
-                        let handler = calls.track(id, deadline, handler);
-                        return Poll::Ready(Ok::<_, Box<dyn Error>>(Continue(Some(handler))));
-                    }
+                match calls.begin(cx, id, deadline, handler) {
+                    Ok(free) => place = Some(free),
+                    Err(waits) => return Poll::Ready(Ok::<_, io::Error>(Continue(Some(waits)))),
                 }
-                place = Some(handler);
             }) => match begun? {
                 Continue(handler) => handlers.extend(handler),
-                Break(()) => return Ok(calls.transport().farewell()?),
+                Break(()) => return calls.transport().farewell(),
             },
         }
     }

@@ -180,7 +180,7 @@ async fn a_client_that_leaves_is_no_reason_to_warn_and_one_that_breaks_the_proto
     half.shutdown(Shutdown::Read).unwrap();
     send_ping(&mut transport).await;
     let line = process.wait_for(r#""closed a connection""#);
-    assert!(line.contains(r#""level":"DEBUG""#) && line.contains(r#""cause":"Broken pipe"#), "{line}");
+    assert!(line.contains(r#""level":"DEBUG""#) && line.contains(r#""error":"Broken pipe"#), "{line}");
     // A frame of 16 MiB.
     let mut stream = UnixStream::connect(&socket).unwrap();
     stream.write_all(&[0, 0xff, 0xff, 0xff, 0]).unwrap();

@@ -155,7 +155,8 @@ async fn who_is_one_too_many_gets_the_place_of_the_connection_idle_longest() {
     let host = host_of(6);
     let busy = client(&host.socket).await;
     let (call, mut input) = call_in_flight(&host, &busy).await;
-    let [idle_longer, idle] = [client(&host.socket).await, client(&host.socket).await];
+    // Not since they were made.
+    let [idle, idle_longer] = [client(&host.socket).await, client(&host.socket).await];
     idle_longer.0.ping(context()).await.unwrap();
     idle.0.ping(context()).await.unwrap();
     let late = client(&host.socket).await;

@@ -52,7 +52,6 @@ async fn answer(stream: tokio::net::UnixStream, limits: &Limits) {
     let service = tarpc::server::serve(move |_, _: StatsRequest| ready(Ok(StatsResponse::Mean(Ok(mean)))));
     let mut calls = Calls::new(transport);
     while let Some(Ok(call)) = calls.next().await {
-        let answer = wire::execute(call, service.clone()).await;
-        calls.answer([answer]);
+        calls.start(call, service.clone()).await;
     }
 }

@@ -110,7 +110,7 @@ impl ServerCodec {
         permit: Permit,
     ) -> tarpc::Request<Gated<Req>> {
         let context = context.into_tarpc(self.epoch, self.template);
-        tarpc::Request { context, id, message: Gated::new(message, permit) }
+        tarpc::Request { context, id, message: Gated { message, permit } }
     }
 }
 

@@ -29,13 +29,13 @@ mod turns;
 mod unpack;
 
 pub use attachments::{Attachment, Attachments};
-pub use calls::{Answer, Calls, execute};
+pub use calls::{Answer, Calls, Handler, execute};
 pub use client::{ClientTransport, NEVER_SENT, client};
 pub use connect::{ConnectError, connect, connect_at};
 pub use decoder::{Decoder, Decoders};
 pub use events::Hangup;
 pub use frames::{Frames, ServerTransport, server};
-pub use gate::{Gated, Permit, serve_gated};
+pub use gate::{Gated, Permit};
 pub use json::{Lines, json_server};
 pub use message::{Greeting, clamped};
 pub use server::{Dialect, Refused, Server, refusal};

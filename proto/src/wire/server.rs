@@ -135,8 +135,6 @@ pub struct Server<D: Dialect> {
     unread: Unread,
     /// Of messages, and looks for one.
     turns: Turns,
-    /// Whether replies were not flushed as others had their turn.
-    kept_back: bool,
 }
 
 enum State {
@@ -156,7 +154,6 @@ impl<D: Dialect> Server<D> {
             begun: Begun::new(limits.frame_time),
             unread: Unread::new(limits.unread),
             turns: Turns::new(STRETCH).lasting(STRETCH_TIME),
-            kept_back: false,
         }
     }
 
@@ -315,7 +312,7 @@ impl<D: Dialect> Server<D> {
         self.begun.poll(cx, begun).map(|error| Some(Err(error)))
     }
 
-    /// What tarpc is to know of a cancel: nothing, if it does not know the request.
+    /// What whoever executes the requests is to know of a cancel: nothing, if it was held.
     fn cancel(&mut self, trace_context: trace::Context, request_id: u64) -> Option<Message<D>> {
         let known = !self.held.remove(request_id);
         known.then_some(ClientMessage::Cancel { trace_context, request_id })
@@ -363,18 +360,10 @@ impl<D: Dialect> Sink<Response<D::Resp>> for Server<D> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        // More is to be answered after the others' turn, and tarpc flushes before it has the first reply of the next.
-        // Replies leave together: each write may wake the client, at the price of two calls. Those that fill a buffer
-        // do not wait.
-        if this.has_read_more() {
-            if this.turns.are_others(cx) {
-                this.kept_back = true;
-                return Poll::Pending;
-            }
-            if std::mem::take(&mut this.kept_back) {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
+        // More is to be answered after the others' turn, and replies leave together: each write may wake the client, at the
+        // price of two calls. Those that fill a buffer do not wait.
+        if this.has_read_more() && this.turns.are_others(cx) {
+            return Poll::Pending;
         }
         match this.dialect.poll_flush(cx) {
             Poll::Ready(flushed) => {
@@ -416,7 +405,7 @@ impl<B> Queue<B> {
         self.order.is_empty()
     }
 
-    /// A second request of the same id is dropped, as tarpc does with one in flight.
+    /// A second request of the same id is dropped, as one is whose id is in flight.
     fn push(&mut self, held: Held<B>) {
         if !self.place.contains_key(&held.id) {
             self.bytes += held.size();

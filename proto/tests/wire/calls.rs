@@ -92,6 +92,21 @@ fn an_answer_that_waits_is_not_sent_once_its_call_is_cancelled() {
 }
 
 #[test]
+fn a_request_whose_answer_waits_is_not_executed_again() {
+    local(async {
+        let (mut raw, executed) = stuck().await;
+        let before = executed.get();
+        for id in [before - 1, before - 2] {
+            raw.send(request(id, LONG, ProbeRequest::Grow { bytes: 0 })).await;
+        }
+        settle(&executed).await;
+        assert_eq!(executed.get(), before);
+        // What is held is another's, until it has a permit.
+        assert!(heard(raw).await.starts_with(&(0..REQUESTS).collect::<Vec<_>>()));
+    });
+}
+
+#[test]
 fn the_last_answers_are_sent_before_the_connection_ends() {
     local(async {
         let (ours, theirs) = UnixStream::pair().unwrap();

@@ -128,10 +128,7 @@ where
             () = &mut hangup => return End::HungUp,
             Some(answered) = running.next() => calls.answer(answered),
             call = calls.next() => match call {
-                Some(Ok(call)) => {
-                    let (id, deadline) = (call.id, call.context.deadline);
-                    running.push(calls.track(id, deadline, Box::pin(wire::execute(call, handler.clone()))));
-                }
+                Some(Ok(call)) => running.extend(calls.start(call, handler.clone()).await),
                 Some(Err(_)) => return End::Failed,
                 None => match calls.transport().farewell() {
                     Ok(()) => return End::Served,

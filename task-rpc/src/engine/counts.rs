@@ -26,8 +26,8 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// The window around these, for all; `None` where they do not lie within so many, or it was given up.
-    pub(super) fn around(&self, ints: &[i64], within: u64) -> Option<i64> {
+    /// The window around these, for all; `None` where they are too far apart, or others were.
+    pub(super) fn around(&self, ints: &[i64]) -> Option<i64> {
         if self.is_given_up() {
             return None;
         }
@@ -36,7 +36,8 @@ impl Window {
         }
         let (low, high) = (ints.iter().min()?, ints.iter().max()?);
         let range = high.abs_diff(*low);
-        if range >= within.min(WIDTH as u64) {
+        if range >= WIDTH as u64 {
+            self.give_up();
             return None;
         }
         let base = low.saturating_sub_unsigned((WIDTH as u64 - 1 - range) / 2);
@@ -156,6 +157,9 @@ impl Counts {
 
     /// Adds what another thread has counted, in the same window.
     pub(super) fn add(&mut self, other: &mut Counts) {
+        if other.used.is_empty() {
+            return;
+        }
         other.spill();
         self.use_also(other.used.clone());
         for (total, more) in self.totals[other.used.clone()].iter_mut().zip(&other.totals[other.used.clone()])
@@ -178,6 +182,7 @@ impl Counts {
     /// What came of it.
     pub(super) fn finish(mut self) -> Counted {
         self.spill();
+        drop(self.tables);
         let first = self.base.wrapping_add(self.used.start as i64);
         Counted { first, totals: self.totals[self.used].to_vec(), count: self.counted }
     }
@@ -257,17 +262,15 @@ mod tests {
     fn a_window_lies_around_the_first_numbers_anywhere_in_i64() {
         for ints in [[0, 9], [i64::MIN, i64::MIN + 9], [i64::MAX, i64::MAX - 9], [-40_000, 25_535]] {
             let window = Window::default();
-            let base = window.around(&ints, u64::MAX).unwrap();
+            let base = window.around(&ints).unwrap();
             let (_, outside) = counted(base, &ints);
             assert!(outside.is_empty(), "{ints:?} from {base}");
-            assert_eq!(window.around(&[77], 1), Some(base), "one for all");
+            assert_eq!(window.around(&[77]), Some(base), "one for all");
         }
-        for (ints, within) in [([0, WIDTH as i64], u64::MAX), ([i64::MIN, i64::MAX], u64::MAX), ([0, 9], 9)] {
+        for ints in [[0, WIDTH as i64], [i64::MIN, i64::MAX]] {
             let window = Window::default();
-            assert_eq!(window.around(&ints, within), None);
-            assert!(window.around(&[1], within).is_some(), "those that come may lie within");
-            window.give_up();
-            assert_eq!(window.around(&[1], within), None, "given up for all");
+            assert_eq!(window.around(&ints), None);
+            assert_eq!(window.around(&[1]), None, "given up for all");
         }
     }
 
@@ -320,6 +323,9 @@ mod tests {
                 let (mut low, mut high) = (half, Counts::new(base));
                 high.take(&ints[ints.len() / 2..], |_| {});
                 low.add(&mut high);
+                let used = low.used.clone();
+                low.add(&mut Counts::new(base));
+                assert_eq!(low.used, used, "one that has counted nothing");
                 assert!(low.finish().iter().eq(counted.iter()));
             }
         }

@@ -24,10 +24,10 @@ use super::{Budget, Checkpoint, Lease};
 
 /// Integers after which it is worth a look whether they are small: what they take until then is nothing to save.
 const COUNTED_FROM: u64 = 4 * 1024;
-/// Up to so many they are counted only where their range is that much narrower, so that none of them need be kept: what
-/// is counted and cannot stay so is work for nothing.
+/// Up to so many they are counted only where their range is that much narrower, and they will be tallied: to count them and
+/// keep them after all is work for nothing.
 const FEW: u64 = 64 * 1024;
-const NARROWER: u64 = 4;
+const NARROWER: u64 = 8;
 /// So many numbers beside those that were counted are always few.
 const FEW_BESIDE: u64 = 64 * 1024;
 /// More of them are never few: a thread sorts these in some 50 ms.
@@ -122,6 +122,9 @@ pub struct Collector {
     counts: Option<Counts>,
     /// Of what was not counted.
     int_sum: i128,
+    /// The extremes of the first integers.
+    low: i64,
+    high: i64,
     float_sum: Sum,
     /// Numbers that are integers, and that are floats.
     int_count: u64,
@@ -148,6 +151,8 @@ impl Collector {
             floats: Column::default(),
             counts: None,
             int_sum: 0,
+            low: i64::MAX,
+            high: i64::MIN,
             float_sum: Sum::default(),
             int_count: 0,
             float_count: 0,
@@ -213,15 +218,15 @@ impl Collector {
     /// `TooLarge`.
     pub(super) fn ints(&mut self, ints: &[i64]) -> Result<(), Fault> {
         // What stays where it is costs no memory, and is not worth a pass.
-        let may_count = self.counts.is_none() && !self.ints.has_mapped();
-        if may_count && self.int_count + ints.len() as u64 > COUNTED_FROM {
+        if self.counts.is_none() && !self.ints.has_mapped() && self.is_worth_counting(ints) {
             self.begin_counting(ints)?;
         }
         self.int_count += ints.len() as u64;
         let ints = match &mut self.counts {
             Some(counts) if !self.window.is_given_up() => {
                 self.outside.clear();
-                if !counts.take(ints, |int| self.outside.push(int)) {
+                // Some others among the first ones are no sign of what is to come.
+                if !counts.take(ints, |int| self.outside.push(int)) && self.int_count > FEW {
                     self.window.give_up();
                 }
                 &self.outside
@@ -256,16 +261,20 @@ impl Collector {
         Collector { counts, ..self.beside() }
     }
 
+    /// Whether it is worth a look if all that comes can be counted, with these.
+    fn is_worth_counting(&mut self, ints: &[i64]) -> bool {
+        let seen = self.int_count + ints.len() as u64;
+        if seen > FEW || self.window.is_given_up() {
+            return !self.window.is_given_up();
+        }
+        self.low = ints.iter().fold(self.low, |low, &int| low.min(int));
+        self.high = ints.iter().fold(self.high, |high, &int| high.max(int));
+        seen > COUNTED_FROM && self.high.abs_diff(self.low) < seen / NARROWER
+    }
+
     /// Counts what is there, and all that will come, if it is like these.
     fn begin_counting(&mut self, ints: &[i64]) -> Result<(), Fault> {
-        let seen = self.int_count + ints.len() as u64;
-        let within = if seen > FEW { u64::MAX } else { seen / NARROWER };
-        let Some(base) = self.window.around(ints, within) else {
-            if seen > FEW {
-                self.window.give_up();
-            }
-            return Ok(());
-        };
+        let Some(base) = self.window.around(ints) else { return Ok(()) };
         if !lock(&self.lease).try_grow(counts::BYTES) {
             self.window.give_up();
             return Ok(());

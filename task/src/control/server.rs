@@ -128,10 +128,7 @@ async fn answer(stream: UnixStream, answers: Answers) -> Result<(), Box<dyn std:
             call = calls.next() => match call {
                 Some(call) => {
                     answers.peer.since.set(Instant::now());
-                    let call = call?;
-                    let (id, deadline) = (call.id, call.context.deadline);
-                    let handler = wire::execute(call, answers.clone().serve());
-                    handlers.push(calls.track(id, deadline, Box::pin(handler)));
+                    handlers.extend(calls.start(call?, answers.clone().serve()).await);
                 }
                 None => return Ok(calls.transport().farewell()?),
             },

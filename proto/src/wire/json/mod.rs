@@ -421,7 +421,7 @@ impl<Req: Send + 'static, Resp: 'static> Dialect for Lines<Req, Resp> {
             call.trace_id = TraceId(trace_id);
         }
         let message = match message {
-            Ok(message) => Gated::new(Ok(message), permit),
+            Ok(message) => Gated { message: Ok(message), permit },
             Err(error) => {
                 self.refuse(held.id, &error);
                 return Ok(None);

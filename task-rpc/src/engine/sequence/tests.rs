@@ -96,15 +96,33 @@ fn what_counts_on_many_threads_takes_the_memory_of_one_afterwards() {
 
 #[test]
 fn a_few_thousand_are_counted_where_that_saves_all_work_with_them() {
-    for (range, counted) in [(1000, true), (4000, false), (60_000, false)] {
+    // One after the other, each run is of a narrow range.
+    for (step, range, counted) in
+        [(7919, 1000, true), (7919, 4000, false), (7919, 60_000, false), (1, 60_000, false)]
+    {
         let budget = Budget::new(None);
         let mut collector = collector(&budget);
-        let ints: Vec<_> = (0..10_000).map(|index| index * 7919 % range).collect();
+        let ints: Vec<_> = (0..10_000).map(|index| index * step % range).collect();
         ints.chunks(2048).for_each(|ints| collector.ints(ints).unwrap());
         assert_eq!(collector.counts.is_some(), counted, "{range}");
         assert!(!collector.window.is_given_up(), "more of them may yet be counted");
         let sequence = collector.finish(&|| Ok(())).unwrap();
         assert_eq!(matches!(sequence.values, Values::TalliedInts(_)), counted, "{range}");
+    }
+}
+
+#[test]
+fn some_others_among_the_first_do_not_end_the_counting() {
+    let narrow: Vec<i64> = (0..1_000_000).map(|index| index % 100).collect();
+    for before in [0, 8192] {
+        let mut collector = collector(&Budget::new(None));
+        let (first, rest) = narrow.split_at(before);
+        for ints in [first, &[1 << 40; 200], rest] {
+            ints.chunks(2048).for_each(|ints| collector.ints(ints).unwrap());
+        }
+        assert!(collector.counts.is_some() && !collector.window.is_given_up(), "after {before}");
+        let sequence = collector.finish(&|| Ok(())).unwrap();
+        assert!(matches!(sequence.values, Values::TalliedInts(_)), "after {before}");
     }
 }
 
