@@ -254,7 +254,7 @@ impl Kept {
 }
 
 /// The way of the host's `tracing` events into its [`Journal`]: DEBUG and above, none of tarpc's own (what ends a
-/// call or a connection is told by who made it), spans not at all (tarpc opens two a call).
+/// call or a connection is told by who made it), spans not at all (tarpc's client opens one a call).
 #[derive(Debug)]
 pub struct JournalLayer {
     journal: Journal,

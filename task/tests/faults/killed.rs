@@ -13,7 +13,7 @@ use task_proto::limits::PIPE;
 use crate::house::{ANSWER, House, LIMIT, Run, figure, kill, until};
 
 /// Numbers in a file that keeps a worker busy for long enough to be killed in between.
-const MANY: usize = 5_000_000;
+const MANY: usize = 25_000_000;
 /// Bytes that a worker has read for certain when it is in the middle of that file.
 const SOME: u64 = 1024 * 1024;
 /// So much of what was written into a pipe may not have been read, and so much again not have been counted.

@@ -18,7 +18,7 @@ use tokio::runtime::Builder;
 use crate::house::{House, LIMIT, Run, example, kill, until};
 
 /// Numbers in a file that keeps a worker busy for long enough to be killed in between.
-const MANY: usize = 5_000_000;
+const MANY: usize = 50_000_000;
 
 pub(crate) fn task(house: &House, words: &[&str]) -> Command {
     let mut command = house.command(Path::new(env!("CARGO_BIN_EXE_task")));
@@ -113,10 +113,14 @@ fn a_pipe_whose_host_died_too_may_have_been_read_and_that_is_said() {
 #[test]
 fn a_call_whose_host_is_killed_has_an_unknown_outcome_and_the_next_one_was_never_sent() {
     let house = House::new();
-    let path = house.path("fives.txt");
-    fs::write(&path, "5\n".repeat(MANY)).unwrap();
+    // Nothing but its header takes place on the disk: 64 GiB are read for longer than it takes to kill somebody.
+    let path = house.path("zeros.npy");
+    let dictionary = format!("{{'descr': '|i1', 'fortran_order': False, 'shape': ({},), }}", 1_u64 << 36);
+    let header = [&b"\x93NUMPY\x01\x00\x76\x00"[..], format!("{dictionary:117}\n").as_bytes()].concat();
+    fs::write(&path, &header).unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_len(header.len() as u64 + (1 << 36)).unwrap();
     let (serve, _) = service(&house, &[]);
-    let call = Run::start(task(&house, &["call", "mean", "--json"]).arg(&path));
+    let call = Run::start(task(&house, &["call", "mean", "--json", "--format", "npy"]).arg(&path));
     in_flight(&house.runtime());
     kill(serve.pid());
     let ended = call.end();
@@ -203,13 +207,14 @@ fn the_host_answers_everybody_however_many_ask_at_once() {
     let house = House::new();
     let (_serve, _) = service(&house, &[]);
     let socket = house.runtime().join("control.sock");
-    Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let ask = || Caller::ask(&socket, true, async |host| host.status().await);
+    until("it serves", || (runtime.block_on(ask()).ok()?.state == State::Serving).then_some(()));
+    runtime.block_on(async {
         // More than it has places for, and some that say nothing.
         let silent = (0..CONTROL_CONNECTIONS).map(|_| UnixStream::connect(&socket).unwrap());
         let silent: Vec<_> = silent.collect();
-        let asked = (0..4 * CONTROL_CONNECTIONS)
-            .map(|_| Caller::ask(&socket, true, async |host| host.status().await));
-        for answer in join_all(asked).await {
+        for answer in join_all((0..4 * CONTROL_CONNECTIONS).map(|_| ask())).await {
             assert_eq!(answer.unwrap().state, State::Serving);
         }
         drop(silent);
