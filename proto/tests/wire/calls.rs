@@ -125,3 +125,25 @@ fn the_last_answers_are_sent_before_the_connection_ends() {
         assert!(matches!(soon(end).await.unwrap(), End::Served));
     });
 }
+
+#[test]
+fn a_deadline_counts_from_when_its_request_came() {
+    local(async {
+        let time = Duration::from_secs(1);
+        let Pair { client, handler, mut events } = pair(&Limits { in_flight: 1, ..Limits::default() });
+        // On a connection that is older than that.
+        tokio::time::sleep(time + Duration::from_millis(100)).await;
+        // The second one is held until the first is answered.
+        let calls = (client.wait(within(time), 1), client.wait(within(time), 2));
+        let release = async {
+            for name in [1, 2] {
+                assert_eq!(events.recv().await, Some(Event::Started(name)));
+                yield_now().await;
+                handler.release.add_permits(1);
+                assert_eq!(events.recv().await, Some(Event::Ended(name)));
+            }
+        };
+        let (first, second, ()) = soon(async { tokio::join!(calls.0, calls.1, release) }).await;
+        assert_eq!((first.unwrap(), second.unwrap()), (1, 2));
+    });
+}
