@@ -155,7 +155,7 @@ impl<D: Dialect> Stream for Calls<D> {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         loop {
-            // An empty one need not say that it is empty (tokio's issue 4161).
+            // An empty one need not say that it is empty (a known fault of tokio's).
             while !this.deadlines.is_empty()
                 && let Poll::Ready(Some(expired)) = this.deadlines.poll_expired(cx)
             {

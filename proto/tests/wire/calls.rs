@@ -143,7 +143,7 @@ fn a_deadline_counts_from_when_its_request_came() {
                 assert_eq!(events.recv().await, Some(Event::Ended(name)));
             }
         };
-        let (first, second, ()) = soon(async { tokio::join!(calls.0, calls.1, release) }).await;
+        let (first, second, ()) = soon(Box::pin(async { tokio::join!(calls.0, calls.1, release) })).await;
         assert_eq!((first.unwrap(), second.unwrap()), (1, 2));
     });
 }
