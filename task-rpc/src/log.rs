@@ -46,7 +46,8 @@ pub(crate) fn start(supervised: bool) -> CallLevel {
     let (level, calls) = levels(std::env::var("TASK_LOG").ok().as_deref());
     let format = if !supervised && std::io::stderr().is_terminal() { Format::Text } else { Format::Json };
     let layer = tracing_subscriber::fmt::layer().event_format(format).with_writer(std::io::stderr);
-    // tarpc opens spans at INFO for each call, which halves the calls per second; its errors are told here with their call.
+    // tarpc's clients, which a service may have, open spans at INFO for each call, which cost more than the call; their errors
+    // are the service's to tell.
     let filter = Targets::new().with_default(level).with_target("tarpc", LevelFilter::OFF);
     if tracing_subscriber::registry().with(layer).with(filter).try_init().is_ok() {
         panic::set_hook(Box::new(|panic| {
