@@ -11,6 +11,7 @@
 mod bracket;
 mod budget;
 mod claims;
+mod collector;
 mod column;
 mod cores;
 mod counts;
@@ -45,6 +46,7 @@ use task_proto::limits::{COMPUTING, INLINE_NUMBERS, READERS};
 use task_proto::number::Number;
 
 pub use budget::{Budget, Lease};
+pub use collector::Collector;
 use cores::cores;
 pub use crew::Crew;
 pub use few::Few;
@@ -54,7 +56,7 @@ pub use median::{middle, sum_and_middle};
 pub use mode::{Modes, modes};
 use pool::Pool;
 use sequence::Values;
-pub use sequence::{Collector, Extent, Sequence};
+pub use sequence::{Extent, Sequence};
 use shared::{Shared, Work};
 pub use simd::{Level, Simd};
 use tallied::Tallied;

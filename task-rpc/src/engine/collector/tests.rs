@@ -1,5 +1,7 @@
 use std::slice;
 
+use task_proto::fault::FaultKind;
+
 use super::*;
 use crate::engine::{Data, Engine, Median, Modes};
 
