@@ -251,7 +251,15 @@ fn serving(listener: i32) -> Result<Rules, BackendError> {
         ),
         (
             libc::SYS_fcntl,
-            one_of(1, &[libc::F_GETFD.into(), libc::F_GETFL.into(), libc::F_GET_SEALS.into()])?,
+            one_of(
+                1,
+                &[
+                    libc::F_GETFD.into(),
+                    libc::F_GETFL.into(),
+                    libc::F_GET_SEALS.into(),
+                    libc::F_SETPIPE_SZ.into(),
+                ],
+            )?,
         ),
         (libc::SYS_prctl, one_of(0, &[libc::PR_SET_NAME.into(), libc::PR_SET_VMA.into(), PR_GET_AUXV])?),
         // So that an abort reads as one.
