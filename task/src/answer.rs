@@ -10,6 +10,8 @@ use serde::Serialize;
 use task_proto::number::Number;
 use task_proto::stats::{Mean, Median, Mode};
 
+use crate::wording;
+
 /// Modes that text lists.
 const MODES_SHOWN: usize = 10;
 
@@ -91,10 +93,11 @@ impl Answer {
         Ok(line? + "\n")
     }
 
-    /// What the reader ought to know beside the answer: warnings of the service, values left out, modes not listed.
-    pub fn notes(&self) -> Vec<String> {
+    /// What the reader ought to know beside the answer: warnings of the service on inputs of these names, values left out,
+    /// modes not listed.
+    pub fn notes(&self, names: &[String]) -> Vec<String> {
         let (_, missing, warnings) = self.about();
-        let mut notes = warnings.to_vec();
+        let mut notes: Vec<_> = warnings.iter().map(|warning| wording::warning(warning, names)).collect();
         match missing {
             0 => {}
             1 => notes.push("1 missing value skipped".into()),
@@ -133,7 +136,10 @@ fn described(mode: &Mode) -> String {
     let rest = total.saturating_sub(shown.len() as u64);
     if rest > 0 {
         // Writing to a String cannot fail.
-        let _ = write!(text, ", … {rest} more (--json)");
+        let _ = match values.len() {
+            all if all as u64 == *total => write!(text, ", … {rest} more (--json)"),
+            listed => write!(text, ", … {rest} more (--json has the first {listed})"),
+        };
     }
     let each = if *total == 1 { "" } else { " each" };
     text + &format!(" ({frequency} of {count}{each})")
@@ -221,7 +227,7 @@ mod tests {
             described(&mode(1..=1000, 2, 1000)),
             "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, … 990 more (--json) (2 of 8 each)"
         );
-        assert!(described(&mode(1..=1000, 2, 5000)).contains("… 4990 more"));
+        assert!(described(&mode(1..=1000, 2, 5000)).contains("… 4990 more (--json has the first 1000) (2"));
     }
 
     #[test]
@@ -269,11 +275,11 @@ mod tests {
 
     #[test]
     fn notes_tell_of_warnings_skipped_values_and_modes_that_are_not_listed() {
-        assert!(sample().notes().is_empty());
+        assert!(sample().notes(&[]).is_empty());
         let one = Mean { missing: 1, warnings: vec!["taken as floats".into()], ..mean(1) };
-        assert_eq!(Answer::Mean(one).notes(), ["taken as floats", "1 missing value skipped"]);
+        assert_eq!(Answer::Mean(one).notes(&[]), ["taken as floats", "1 missing value skipped"]);
         let two = Mean { missing: 2, ..mean(1) };
-        assert_eq!(Answer::Mean(two).notes(), ["2 missing values skipped"]);
-        assert_eq!(Answer::Mode(mode(1..=1000, 1, 1001)).notes(), ["modes not listed: 1"]);
+        assert_eq!(Answer::Mean(two).notes(&[]), ["2 missing values skipped"]);
+        assert_eq!(Answer::Mode(mode(1..=1000, 1, 1001)).notes(&[]), ["modes not listed: 1"]);
     }
 }

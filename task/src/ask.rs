@@ -21,6 +21,7 @@ use crate::args::{Asking, Only, Verbosity};
 use crate::exit::{self, CallKind, Failure, Found};
 use crate::inputs::{self, Inputs};
 use crate::prompt::Prompt;
+use crate::wording;
 
 /// The service, asked through connections that outlive its worker.
 pub type Stats = StatsClient<Client<StatsRequest, StatsResponse>>;
@@ -57,7 +58,7 @@ impl<C: Fn(Vec<OwnedFd>) -> Client<StatsRequest, StatsResponse>> Asker<'_, C> {
         let answer = answer.map_err(|error| {
             failure(self.asking, self.elsewhere, &inputs.query.sources, &inputs.names, error)
         })?;
-        self.tell(&answer).await
+        self.tell(&answer, &inputs.names).await
     }
 
     /// An answer for each line, until Ctrl-D. A line that is at fault is reported, and the prompt returns.
@@ -98,9 +99,9 @@ impl<C: Fn(Vec<OwnedFd>) -> Client<StatsRequest, StatsResponse>> Asker<'_, C> {
         })
     }
 
-    async fn tell(&self, answer: &Answer) -> Result<(), Failure> {
+    async fn tell(&self, answer: &Answer, names: &[String]) -> Result<(), Failure> {
         let quiet = self.asking.verbosity == Verbosity::Quiet;
-        let notes = if quiet { Vec::new() } else { answer.notes() };
+        let notes = if quiet { Vec::new() } else { answer.notes(names) };
         let text = match (self.asking.json, self.elsewhere) {
             (true, true) => answer.reply().map_err(unusual)?,
             (true, false) => answer.json().map_err(unusual)?,
@@ -162,7 +163,10 @@ pub fn failure(
     error: AskError,
 ) -> Failure {
     match error {
-        AskError::Fault(fault) => Failure::from_fault(fault, sources, names),
+        AskError::Fault(fault) => {
+            let fault = if elsewhere { fault } else { wording::fault_of_own(fault) };
+            Failure::from_fault(fault, sources, names)
+        }
         AskError::Call(CallError::Deadline { outcome }) => Failure::Deadline {
             limit: asking.timeout.unwrap_or(NO_DEADLINE),
             outcome: elsewhere.then_some(outcome),

@@ -17,6 +17,7 @@ use task_proto::fault::{Fault, FaultKind};
 use task_proto::stats::{Format, Source};
 
 use crate::signals::{self, Signal};
+use crate::wording;
 
 /// The data or the call is at fault.
 pub const DATA: u8 = 1;
@@ -232,17 +233,8 @@ impl Place {
 
 impl Failure {
     /// A fault of the service, about one of these sources, which have these names.
-    pub fn from_fault(mut fault: Fault, sources: &[Source], names: &[String]) -> Self {
-        // The way round it is named as it is written here.
-        match fault.kind {
-            FaultKind::MissingValue => {
-                fault.message = fault.message.replace("missing=skip", "--missing skip");
-            }
-            FaultKind::NotANumber | FaultKind::Malformed => {
-                fault.message = fault.message.replace("format=npy", "--format npy");
-            }
-            _ => {}
-        }
+    pub fn from_fault(fault: Fault, sources: &[Source], names: &[String]) -> Self {
+        let fault = wording::fault(fault);
         let index = fault.source_index.map(|index| index as usize);
         let input = index.and_then(|index| names.get(index)).cloned();
         let source = index.and_then(|index| sources.get(index));

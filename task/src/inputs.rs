@@ -151,7 +151,10 @@ impl Gathering {
                 values: false,
             }),
             Err(fault) => match open(word) {
-                Err(Errno::NOENT | Errno::NAMETOOLONG) => Err(unknown(index, word, fault)),
+                // A link to nothing is what was meant.
+                Err(Errno::NOENT | Errno::NAMETOOLONG) if rustix::fs::lstat(word).is_err() => {
+                    Err(unknown(index, word, fault))
+                }
                 opened => self.add_file(word, opened),
             },
         }
@@ -204,8 +207,8 @@ impl Gathering {
             });
         }
         // A pipe that holds more costs its writer and the worker fewer waits for each other. One that holds more already is left
-        // as it is, as is that of somebody who has more pipes than they may enlarge: some sixty, after which all of their new
-        // ones are small (`pipe-user-pages-soft`).
+        // as it is, as is that of somebody who has more pipes than they may enlarge: some sixty, of which the worker has one for each
+        // that it reads; after that all of their new ones are small (`pipe-user-pages-soft`).
         if rustix::pipe::fcntl_getpipe_size(&file).is_ok_and(|size| size < PIPE) {
             let _ = rustix::pipe::fcntl_setpipe_size(&file, PIPE);
         }

@@ -19,6 +19,7 @@ mod run;
 mod serve;
 mod signals;
 mod status;
+mod wording;
 mod words;
 
 use std::process::ExitCode;

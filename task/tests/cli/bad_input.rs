@@ -83,6 +83,8 @@ fn files_that_are_not_there_or_not_readable_are_named() {
     home.task(["dir"]).ends().fails(1, "task: dir: is a directory; name the files in it");
     home.task(["missing.txt"]).ends().fails(1, "task: missing.txt: no such file");
     home.task(["no/such"]).ends().fails(1, "task: no/such: no such file");
+    std::os::unix::fs::symlink("nowhere", home.path("files/link")).unwrap();
+    home.task(["link"]).ends().fails(1, "task: link: no such file");
     let json = |word: &str| home.task(["--json", word]).ends().json_error();
     assert_eq!(json("dir")["kind"], "is_a_directory");
     assert_eq!(
@@ -91,6 +93,16 @@ fn files_that_are_not_there_or_not_readable_are_named() {
     );
     let from_dir = home.run("sh", ["-c", &format!("exec {TASK} <dir")]).ends();
     from_dir.fails(1, "task: stdin: is a directory; name the files in it");
+}
+
+#[test]
+fn more_numbers_than_the_memory_holds_are_refused_in_the_words_of_a_run() {
+    let home = Home::new();
+    home.file("a.txt", (0..100_000).map(|index| format!("{index}.5\n")).collect::<String>());
+    let ended = home.task(["--memory", "64K", "a.txt"]).ends();
+    let (place, said) = ended.stderr.split_once(": the numbers").unwrap_or_else(|| panic!("{ended}"));
+    assert!(place.starts_with("task: a.txt:"), "{ended}");
+    assert_eq!(said, " need more than the 65536 bytes of memory; give fewer numbers, or raise --memory\n");
 }
 
 #[test]

@@ -203,7 +203,7 @@ fn an_unsigned_integer_beyond_64_bits_makes_the_sequence_float_with_one_warning(
     assert_eq!(ended.stdout, "9.223372036854776e18\n", "{ended}");
     assert_eq!(
         ended.stderr,
-        "task: the integer at position 3 of input 2 is beyond 64 bits: all values are taken as 64-bit floats\n"
+        "task: a.npy: value 3: this integer is beyond 64 bits: all values are taken as 64-bit floats\n"
     );
 }
 
