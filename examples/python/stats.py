@@ -34,6 +34,6 @@ if __name__ == "__main__":
             mean = stats.call("mean", {"attached": 0, "format": "text"}, [file.fileno()])
         print("mean   ", mean["value"])
         print("median ", stats.call("median", {"attached": 0})["value"])
-        print("mode   ", *stats.call("mode", {"attached": 0})["values"])
+        print("mode   ", *stats.call("mode", {"attached": 0})["values"] or ["none"])
     except (OSError, RuntimeError) as error:
         sys.exit(f"stats.py: {error}")
