@@ -98,7 +98,7 @@ fn files_that_are_not_there_or_not_readable_are_named() {
 #[test]
 fn more_numbers_than_the_memory_holds_are_refused_in_the_words_of_a_run() {
     let home = Home::new();
-    home.file("a.txt", (0..100_000).map(|index| format!("{index}.5\n")).collect::<String>());
+    home.file("a.txt", "1.5\n".repeat(100_000));
     let ended = home.task(["--memory", "64K", "a.txt"]).ends();
     let (place, said) = ended.stderr.split_once(": the numbers").unwrap_or_else(|| panic!("{ended}"));
     assert!(place.starts_with("task: a.txt:"), "{ended}");
