@@ -73,6 +73,7 @@ def main():
                 print(row, flush=True)
     print(f"\nMedian of {ROUNDS} interleaved rounds; files in the page cache.")
     print("Memory: the peaks of all processes of a run, added.\n")
+    pipes([column for column in COLUMNS if column.kind != "npy" and (not chosen or column.file in chosen)])
     traps(programs)
 
 
@@ -147,6 +148,22 @@ def measured(column, programs):
         verdict = "" if name == "task" else compared(answer(first[name].output), told)
         rows.append(f"| {what} | {name} | {median:.3f} s | {ratio} | {memory} | {verdict} |")
     return rows
+
+
+def pipes(columns):
+    """A table of a file by its name and through a pipe. Ten times in one shell each: its own start is not of interest."""
+    print("| file | by its name | `cat FILE \\| task` | × |\n|---|--:|--:|--:|")
+    for column in columns:
+        path = DATA / column.file
+        *words, _ = (f"'{word}'" for word in task(path, column.kind))
+        times = {f"{' '.join(words)} '{path}'": [], f"cat '{path}' | {' '.join(words)}": []}
+        for turn in range(3 * ROUNDS):
+            for command in sorted(times, reverse=turn % 2 == 0):
+                one = run(["sh", "-ec", f"for _ in 1 2 3 4 5 6 7 8 9 10; do {command}; done"])
+                times[command].append(one.seconds / 10)
+        file, pipe = map(statistics.median, times.values())
+        print(f"| {column.what} | {file:.4f} s | {pipe:.4f} s | {pipe / file:.2f} |", flush=True)
+    print(f"\nMedians of {3 * ROUNDS} interleaved rounds of ten.\n")
 
 
 def run(command, watch=False):
