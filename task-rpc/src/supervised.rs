@@ -7,7 +7,7 @@ use rustix::process::{
 };
 use rustix::stdio::stdin;
 use task_proto::handshake::{self, Answer, HandshakeError, Heard, Hello, PROTOCOL, Ready};
-use task_proto::limits::Limits;
+use task_proto::limits::{Limits, READERS};
 use task_proto::scoreboard::Scores;
 
 use crate::error::{Context, WorkerError};
@@ -93,10 +93,10 @@ pub(crate) fn limit_resources(limits: &Limits) -> Result<(), WorkerError> {
 }
 
 /// What all connections may hold at once (each its socket, the epolls that tell of a hang-up and of
-/// room, attachments and a cancel eventfd for each), and 64 for the worker itself.
+/// room, attachments and a cancel eventfd for each), a pipe for each reader, and 64 for the worker itself.
 fn descriptors(limits: &Limits) -> u64 {
     let each = limits.attachments.saturating_mul(2).saturating_add(3);
-    limits.connections.saturating_mul(each).saturating_add(64) as u64
+    limits.connections.saturating_mul(each).saturating_add(2 * READERS + 64) as u64
 }
 
 #[cfg(test)]
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn the_default_limits_need_more_descriptors_than_most_systems_give() {
-        assert_eq!(descriptors(&Limits::default()), 64 * (2 * 16 + 3) + 64);
+        assert_eq!(descriptors(&Limits::default()), 64 * (2 * 16 + 3) + 2 * 256 + 64);
         assert_eq!(descriptors(&Limits { connections: usize::MAX, ..Limits::default() }), u64::MAX);
     }
 }

@@ -108,7 +108,7 @@ fn built(program: &str) -> PathBuf {
 }
 
 /// Each with how it is denied: by this error (of `errno.h`), or (`None`) by the death of the process.
-const ACTS: [(Act, Option<i32>); 19] = [
+const ACTS: [(Act, Option<i32>); 20] = [
     (Act::Open, Some(13)),
     (Act::Socket, None),
     (Act::Connect, None),
@@ -126,6 +126,7 @@ const ACTS: [(Act, Option<i32>); 19] = [
     (Act::Shutdown, None),
     (Act::ShutdownDisguised, None),
     (Act::Duplicate, None),
+    (Act::Shrink, None),
     (Act::Execute, None),
     (Act::Limit, Some(1)),
 ];
@@ -224,7 +225,9 @@ async fn every_thread_is_filtered_and_the_worker_holds_only_what_it_serves_with(
         "anon_inode:[eventpoll",
         // The attached one.
         "file",
-        // Standard output, standard error, the attached one.
+        // Standard output, standard error, the attached one, both ends of that into which its reader moves what comes.
+        "pipe:",
+        "pipe:",
         "pipe:",
         "pipe:",
         "pipe:",

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FileType;
-use rustix::io::{Errno, ReadWriteFlags};
+use rustix::io::{Errno, ReadWriteFlags, retry_on_intr};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use task_proto::fault::{Fault, FaultKind};
 use task_proto::limits::{INPUT_BLOCK, PIPE, TICK, TOKEN};
@@ -71,6 +71,8 @@ pub(super) fn header(input: &Attachment, offset: u64) -> Result<Header, Fault> {
     }
 }
 
+/// Bytes that a new pipe holds, of whoever has not too many.
+const NEW_PIPE: usize = 64 * 1024;
 /// Bytes of a token, or of a header, whose rest is yet to come: more than either may have.
 const BEGUN: usize = TOKEN + 1024;
 
@@ -100,8 +102,17 @@ struct State {
     claimed: bool,
     ended: bool,
     took: Instant,
-    /// Of a pipe, once there was something in it.
+    /// Of a pipe, once it was ready.
     bridge: Option<Bridge>,
+}
+
+impl State {
+    /// Takes note of bytes that were read.
+    fn take(&mut self, team: &Team, length: usize) -> usize {
+        self.offset += length as u64;
+        team.read(length);
+        length
+    }
 }
 
 /// A pipe of ours, with what was taken out of the input and is yet to be read.
@@ -109,6 +120,8 @@ struct State {
 struct Bridge {
     read: OwnedFd,
     write: OwnedFd,
+    /// Bytes that it may hold: enlarged for whoever sends as many, for a user's pipes share a quota.
+    room: usize,
     held: usize,
 }
 
@@ -216,19 +229,34 @@ impl<'a, B: Fn(&[u8]) -> usize + Sync, C: Fn() -> Result<(), Fault> + Sync> Feed
     fn read_once(&self, state: &mut State, team: &Team, room: &mut [u8]) -> Result<Option<usize>, Fault> {
         let read = match (self.kind, &mut state.bridge) {
             (Kind::File { .. }, _) => rustix::io::pread(self.input, room, state.offset),
-            (Kind::Stream(_), Some(bridge)) if bridge.held > 0 => bridge.read(room),
+            (Kind::Stream(_), Some(bridge)) if bridge.held > 0 => {
+                return bridge.read(room).map(|length| Some(state.take(team, length)));
+            }
             (Kind::Stream(file_type), bridge) => {
                 if !self.wait(state.took, team)? {
                     return Ok(None);
+                }
+                let is_pipe = file_type == FileType::Fifo;
+                // Where there is no descriptor for one, nothing has been touched.
+                if is_pipe && bridge.is_none() {
+                    *bridge = Some(Bridge::new().map_err(unreadable)?);
                 }
                 if !state.claimed {
                     (self.claim)()?;
                     team.begin_consuming()?;
                     state.claimed = true;
                 }
-                let is_pipe = file_type == FileType::Fifo;
-                let taken =
-                    if is_pipe { fill(bridge, self.input) } else { read_now(self.input, file_type, room) };
+                let taken = match bridge {
+                    Some(filled) => {
+                        let taken = filled.fill(self.input);
+                        if taken == Err(Errno::AGAIN) {
+                            // Before Linux 6.15 it may be full of nothing: of what writers failed to write.
+                            *bridge = None;
+                        }
+                        taken
+                    }
+                    None => read_now(self.input, file_type, room),
+                };
                 if let Ok(length @ 1..) = taken {
                     team.consumed(length);
                     state.took = Instant::now();
@@ -240,11 +268,7 @@ impl<'a, B: Fn(&[u8]) -> usize + Sync, C: Fn() -> Result<(), Fault> + Sync> Feed
             }
         };
         match read {
-            Ok(length) => {
-                state.offset += length as u64;
-                team.read(length);
-                Ok(Some(length))
-            }
+            Ok(length) => Ok(Some(state.take(team, length))),
             // Somebody else who has the same pipe was faster.
             Err(Errno::INTR | Errno::AGAIN) => Ok(None),
             Err(error) => Err(unreadable(error)),
@@ -278,28 +302,38 @@ impl<'a, B: Fn(&[u8]) -> usize + Sync, C: Fn() -> Result<(), Fault> + Sync> Feed
 
 impl Bridge {
     fn new() -> Result<Self, Errno> {
-        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-        // Whoever has more pipes than may be large gets a small one.
-        let _ = fcntl_setpipe_size(&write, PIPE);
-        Ok(Bridge { read, write, held: 0 })
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        Ok(Bridge { read, write, room: NEW_PIPE, held: 0 })
     }
 
-    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
-        let length = rustix::io::read(&self.read, buffer)?;
-        self.held -= length;
-        Ok(length)
+    /// Moves what a pipe holds to this one after a `poll`, and answers `AGAIN` where a plain read would wait, because
+    /// another reader was faster.
+    fn fill(&mut self, pipe: impl AsFd) -> Result<usize, Errno> {
+        self.held = splice(pipe, None, &self.write, None, self.room, SpliceFlags::NONBLOCK)?;
+        if self.held == self.room && self.room < PIPE {
+            // Only for the next time. Whoever has more pipes than may be large keeps this one.
+            let enlarged = fcntl_setpipe_size(&self.write, PIPE);
+            self.room = if enlarged.is_ok() { PIPE } else { self.room };
+        }
+        Ok(self.held)
     }
-}
 
-/// Moves what a pipe holds into one of ours after a `poll`, and answers `AGAIN` where a plain read would wait, because
-/// another reader was faster.
-fn fill(bridge: &mut Option<Bridge>, pipe: impl AsFd) -> Result<usize, Errno> {
-    let bridge = match bridge {
-        Some(bridge) => bridge,
-        None => bridge.insert(Bridge::new()?),
-    };
-    bridge.held = splice(pipe, None, &bridge.write, None, PIPE, SpliceFlags::NONBLOCK)?;
-    Ok(bridge.held)
+    /// # Errors
+    /// `Unreadable`: of a packet (`O_DIRECT`) the kernel drops what a read has no room for.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Fault> {
+        match retry_on_intr(|| rustix::io::read(&self.read, &mut *buffer)) {
+            Ok(length @ 1..) => {
+                self.held -= length;
+                Ok(length)
+            }
+            Err(error) if error != Errno::AGAIN => Err(unreadable(error)),
+            _ => {
+                let message =
+                    format!("{} bytes of the pipe were lost: they came in packets (O_DIRECT)", self.held);
+                Err(Fault::new(FaultKind::Unreadable, message))
+            }
+        }
+    }
 }
 
 /// Reads what is no pipe after a `poll`; of a socket it answers `AGAIN` likewise.
@@ -453,6 +487,28 @@ mod tests {
     }
 
     #[test]
+    fn packets_are_read_whole_or_their_loss_is_an_error() {
+        for pages in [1, (NEW_PIPE + INPUT_BLOCK) / 4096 - 1] {
+            let (read, write) = std::io::pipe().unwrap();
+            fcntl_setpipe_size(&write, PIPE).unwrap();
+            let text = b"1\n".repeat(pages * 2048 + 50);
+            assert_eq!(rustix::io::write(&write, &text), Ok(text.len()));
+            // The second read has room for a page without its last 100 bytes.
+            rustix::fs::fcntl_setfl(&write, OFlags::DIRECT).unwrap();
+            assert_eq!(rustix::io::write(&write, &text[..4096]), Ok(4096));
+            drop(write);
+            let taken = chunks(OwnedFd::from(read));
+            if pages == 1 {
+                assert_eq!(taken.unwrap().concat_bytes().len(), text.len() + 4096);
+            } else {
+                let fault = taken.unwrap_err();
+                assert_eq!(fault.kind, FaultKind::Unreadable);
+                assert!(fault.message.starts_with("100 bytes of the pipe were lost"), "{}", fault.message);
+            }
+        }
+    }
+
+    #[test]
     fn bytes_that_another_reader_took_are_not_waited_for() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("fifo");
@@ -469,12 +525,10 @@ mod tests {
             let (send, receive) = mpsc::channel();
             // A thread, because a read that waits would do so for ever.
             let reading = thread::spawn(move || {
-                let mut bridge = None;
+                let mut bridge = Bridge::new().unwrap();
                 let mut buffer = [0; 8];
                 let mut read = || match file_type {
-                    FileType::Fifo => {
-                        fill(&mut bridge, &input).and_then(|_| bridge.as_mut().unwrap().read(&mut buffer))
-                    }
+                    FileType::Fifo => bridge.fill(&input).map(|_| bridge.read(&mut buffer).unwrap()),
                     _ => read_now(&input, file_type, &mut buffer),
                 };
                 send.send(read()).unwrap();

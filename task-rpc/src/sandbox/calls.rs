@@ -18,6 +18,7 @@ use seccompiler::{
     BackendError, BpfProgram, BpfProgramRef, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
     SeccompFilter, SeccompRule, TargetArch,
 };
+use task_proto::limits::PIPE;
 
 use crate::sys;
 
@@ -251,15 +252,11 @@ fn serving(listener: i32) -> Result<Rules, BackendError> {
         ),
         (
             libc::SYS_fcntl,
-            one_of(
-                1,
-                &[
-                    libc::F_GETFD.into(),
-                    libc::F_GETFL.into(),
-                    libc::F_GET_SEALS.into(),
-                    libc::F_SETPIPE_SZ.into(),
-                ],
-            )?,
+            one_of(1, &[libc::F_GETFD.into(), libc::F_GETFL.into(), libc::F_GET_SEALS.into()])?
+                .into_iter()
+                // No pipe of others gets smaller, and none larger than everybody may have.
+                .chain([rule([int(1, Eq, libc::F_SETPIPE_SZ.into())?, int(2, Eq, PIPE as c_long)?])?])
+                .collect(),
         ),
         (libc::SYS_prctl, one_of(0, &[libc::PR_SET_NAME.into(), libc::PR_SET_VMA.into(), PR_GET_AUXV])?),
         // So that an abort reads as one.

@@ -44,6 +44,8 @@ pub(crate) enum Act {
     ShutdownDisguised,
     /// Copies a descriptor.
     Duplicate,
+    /// Makes a pipe smaller that it shares with others.
+    Shrink,
     /// Makes memory executable.
     Execute,
     /// Raises a limit of its own.

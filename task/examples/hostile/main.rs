@@ -118,6 +118,7 @@ impl Taken {
                 call(libc::SYS_shutdown, [listener() | 1 << 32, libc::SHUT_RD.into(), 0, 0])
             }
             Act::Duplicate => call(libc::SYS_dup, [2, 0, 0, 0]),
+            Act::Shrink => call(libc::SYS_fcntl, [2, libc::F_SETPIPE_SZ.into(), 4096, 0]),
             Act::Execute => {
                 let page = reserve_of(4096, libc::PROT_READ, libc::MAP_PRIVATE)?;
                 call(libc::SYS_mprotect, [page, 4096, (libc::PROT_READ | libc::PROT_EXEC).into(), 0])
