@@ -10,6 +10,7 @@ use serde::Serialize;
 use task_proto::number::Number;
 use task_proto::stats::{Mean, Median, Mode};
 
+use crate::exit::Place;
 use crate::wording;
 
 /// Modes that text lists.
@@ -93,11 +94,12 @@ impl Answer {
         Ok(line? + "\n")
     }
 
-    /// What the reader ought to know beside the answer: warnings of the service on inputs of these names, values left out,
-    /// modes not listed.
-    pub fn notes(&self, names: &[String]) -> Vec<String> {
+    /// What the reader ought to know beside the answer: warnings of the service on inputs of these names (`huge`: where
+    /// integers beyond 64 bits were typed), values left out, modes not listed.
+    pub fn notes(&self, names: &[String], huge: &[(usize, Place)]) -> Vec<String> {
         let (_, missing, warnings) = self.about();
-        let mut notes: Vec<_> = warnings.iter().map(|warning| wording::warning(warning, names)).collect();
+        let mut notes: Vec<_> =
+            warnings.iter().map(|warning| wording::warning(warning, names, huge)).collect();
         match missing {
             0 => {}
             1 => notes.push("1 missing value skipped".into()),
@@ -275,11 +277,11 @@ mod tests {
 
     #[test]
     fn notes_tell_of_warnings_skipped_values_and_modes_that_are_not_listed() {
-        assert!(sample().notes(&[]).is_empty());
+        assert!(sample().notes(&[], &[]).is_empty());
         let one = Mean { missing: 1, warnings: vec!["taken as floats".into()], ..mean(1) };
-        assert_eq!(Answer::Mean(one).notes(&[]), ["taken as floats", "1 missing value skipped"]);
+        assert_eq!(Answer::Mean(one).notes(&[], &[]), ["taken as floats", "1 missing value skipped"]);
         let two = Mean { missing: 2, ..mean(1) };
-        assert_eq!(Answer::Mean(two).notes(&[]), ["2 missing values skipped"]);
-        assert_eq!(Answer::Mode(mode(1..=1000, 1, 1001)).notes(&[]), ["modes not listed: 1"]);
+        assert_eq!(Answer::Mean(two).notes(&[], &[]), ["2 missing values skipped"]);
+        assert_eq!(Answer::Mode(mode(1..=1000, 1, 1001)).notes(&[], &[]), ["modes not listed: 1"]);
     }
 }

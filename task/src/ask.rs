@@ -58,7 +58,7 @@ impl<C: Fn(Vec<OwnedFd>) -> Client<StatsRequest, StatsResponse>> Asker<'_, C> {
         let answer = answer.map_err(|error| {
             failure(self.asking, self.elsewhere, &inputs.query.sources, &inputs.names, error)
         })?;
-        self.tell(&answer, &inputs.names).await
+        self.tell(&answer, &inputs.names, &inputs.huge).await
     }
 
     /// An answer for each line, until Ctrl-D. A line that is at fault is reported, and the prompt returns.
@@ -99,9 +99,14 @@ impl<C: Fn(Vec<OwnedFd>) -> Client<StatsRequest, StatsResponse>> Asker<'_, C> {
         })
     }
 
-    async fn tell(&self, answer: &Answer, names: &[String]) -> Result<(), Failure> {
+    async fn tell(
+        &self,
+        answer: &Answer,
+        names: &[String],
+        huge: &[(usize, exit::Place)],
+    ) -> Result<(), Failure> {
         let quiet = self.asking.verbosity == Verbosity::Quiet;
-        let notes = if quiet { Vec::new() } else { answer.notes(names) };
+        let notes = if quiet { Vec::new() } else { answer.notes(names, huge) };
         let text = match (self.asking.json, self.elsewhere) {
             (true, true) => answer.reply().map_err(unusual)?,
             (true, false) => answer.json().map_err(unusual)?,

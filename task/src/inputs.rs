@@ -23,7 +23,7 @@ use crate::descriptors::{
     too_many_files, typed, unreadable,
 };
 use crate::exit::{self, Failure, InputKind};
-use crate::words::{argument, missing_value, tokens, unknown};
+use crate::words::{argument, missing_value, token_place, tokens, unknown};
 
 /// Said once standard input has kept a run waiting for [`IDLE_STDIN_NOTE`](task_proto::limits::IDLE_STDIN_NOTE).
 pub const READING_STDIN: &str = "reading standard input; Ctrl-C ends, task --help tells more";
@@ -50,6 +50,8 @@ pub struct Inputs {
     pub attachments: Vec<OwnedFd>,
     /// A name for each of the query's sources, for messages.
     pub names: Vec<String>,
+    /// Where the first integer beyond 64 bits was typed, with the source that it is in.
+    pub huge: Vec<(usize, exit::Place)>,
     /// Whether nobody gave an input and these are the [`SAMPLE`].
     pub sample: bool,
     /// Whether a pipe or file on standard input is among them, and may keep the run waiting.
@@ -99,7 +101,7 @@ pub fn gather(
 pub fn from_line(line: &[u8], missing: Missing) -> Result<Inputs, Failure> {
     let mut gathering = Gathering::new(Format::Text, missing, "line");
     let placed = |fault| Failure::Fault { fault, input: None, values: false };
-    gathering.add_numbers(&tokens(line).map_err(placed)?, line).map_err(placed)?;
+    gathering.add_numbers(&tokens(line).map_err(placed)?, line, None).map_err(placed)?;
     gathering.finish()
 }
 
@@ -109,6 +111,7 @@ fn sample(missing: Missing) -> Inputs {
         query: Query { sources: vec![Source::Numbers(numbers)], missing },
         attachments: Vec::new(),
         names: vec!["the sample".into()],
+        huge: Vec::new(),
         sample: true,
         reads_stdin: false,
     }
@@ -121,6 +124,8 @@ struct Gathering {
     format: Format,
     /// Numbers of neighbouring arguments, not yet a source.
     run: Vec<Token>,
+    /// Where the first of them was typed that is beyond 64 bits.
+    huge: Option<exit::Place>,
     /// Numbers that are in the query itself so far.
     inline: usize,
     /// What the sources of typed numbers are called.
@@ -131,9 +136,15 @@ struct Gathering {
 impl Gathering {
     fn new(format: Format, missing: Missing, typed_as: &'static str) -> Self {
         let query = Query { sources: Vec::new(), missing };
-        let inputs =
-            Inputs { query, attachments: Vec::new(), names: Vec::new(), sample: false, reads_stdin: false };
-        Gathering { inputs, format, run: Vec::new(), inline: 0, typed_as, stdin_taken: false }
+        let inputs = Inputs {
+            query,
+            attachments: Vec::new(),
+            names: Vec::new(),
+            huge: Vec::new(),
+            sample: false,
+            reads_stdin: false,
+        };
+        Gathering { inputs, format, run: Vec::new(), huge: None, inline: 0, typed_as, stdin_taken: false }
     }
 
     fn add_word(&mut self, index: usize, word: &OsStr, stdin: BorrowedFd<'_>) -> Result<(), Failure> {
@@ -145,7 +156,7 @@ impl Gathering {
             return self.add_file(word, open(word));
         }
         match tokens(bytes) {
-            Ok(tokens) => self.add_numbers(&tokens, bytes).map_err(|fault| Failure::Fault {
+            Ok(tokens) => self.add_numbers(&tokens, bytes, Some(index)).map_err(|fault| Failure::Fault {
                 fault,
                 input: Some(argument(index)),
                 values: false,
@@ -160,11 +171,22 @@ impl Gathering {
         }
     }
 
-    fn add_numbers(&mut self, tokens: &[(Token, Place)], text: &[u8]) -> Result<(), Fault> {
+    /// Takes the tokens of the argument with this index (from 0), or of a line.
+    fn add_numbers(
+        &mut self,
+        tokens: &[(Token, Place)],
+        text: &[u8],
+        index: Option<usize>,
+    ) -> Result<(), Fault> {
         if self.inputs.query.missing == Missing::Error
             && let Some((_, place)) = tokens.iter().find(|(token, _)| *token == Token::Missing)
         {
             return Err(missing_value(text, *place));
+        }
+        if self.huge.is_none()
+            && let Some((_, place)) = tokens.iter().find(|(token, _)| matches!(token, Token::HugeInt(_)))
+        {
+            self.huge = Some(token_place(text, index.map(argument), *place));
         }
         self.run.extend(tokens.iter().map(|(token, _)| token));
         Ok(())
@@ -243,6 +265,8 @@ impl Gathering {
                 Part::Attached(sealed(text.as_bytes())?, Format::Text)
             }
         };
+        let source = self.inputs.names.len();
+        self.inputs.huge.extend(self.huge.take().map(|place| (source, place)));
         self.push(part, self.typed_as.into())
     }
 

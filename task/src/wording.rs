@@ -8,7 +8,14 @@ use crate::exit::Place;
 pub fn fault(fault: Fault) -> Fault {
     let message = match fault.kind {
         FaultKind::MissingValue => fault.message.replace("missing=skip", "--missing skip"),
-        FaultKind::NotANumber | FaultKind::Malformed => fault.message.replace("format=npy", "--format npy"),
+        // Of a token that is quoted nothing is changed.
+        FaultKind::NotANumber | FaultKind::Malformed => {
+            match fault.message.strip_suffix("format=npy reads it") {
+                Some(what) => format!("{what}--format npy reads it"),
+                None => fault.message,
+            }
+        }
+        FaultKind::InputConsumed => fault.message.replace(", or release the other one first", ""),
         _ => fault.message,
     };
     Fault { message, ..fault }
@@ -23,25 +30,28 @@ pub fn fault_of_own(fault: Fault) -> Fault {
         (" that all calls together may use", ""),
         (" of task where it runs this service", ""),
         ("other calls hold", "the other statistics hold"),
-        ("ask again when those are done", "ask for one alone (--only mean)"),
+        ("ask again when those are done", "ask for each alone (--only mean)"),
     ];
     let message = words.iter().fold(fault.message, |message, (theirs, ours)| message.replace(theirs, ours));
     Fault { message, ..fault }
 }
 
 /// A warning, with its place as an error has it: `a.txt:1:3: this integer is beyond 64 bits: …`.
-pub fn warning(warning: &str, names: &[String]) -> String {
-    placed(warning, names).unwrap_or_else(|| warning.to_owned())
+/// `typed` says it of what was typed, where the service has but a copy of it.
+pub fn warning(warning: &str, names: &[String], typed: &[(usize, Place)]) -> String {
+    placed(warning, names, typed).unwrap_or_else(|| warning.to_owned())
 }
 
-fn placed(warning: &str, names: &[String]) -> Option<String> {
+fn placed(warning: &str, names: &[String], typed: &[(usize, Place)]) -> Option<String> {
     let (place, what) = warning.strip_prefix("the integer at ")?.split_once(" is ")?;
     let (place, input) = match place.split_once(" of input ") {
         Some((place, input)) => (place, input.parse::<usize>().ok()?.checked_sub(1)?),
         None => (place, 0),
     };
     let mut at = Place::of(names.get(input)?);
-    if let Some(value) = place.strip_prefix("position ") {
+    if let Some((_, place)) = typed.iter().find(|(source, _)| *source == input) {
+        at = place.clone();
+    } else if let Some(value) = place.strip_prefix("position ") {
         at.value = Some(value.parse().ok()?);
     } else {
         let (line, column) = place.strip_prefix("line ")?.split_once(", column ")?;
@@ -71,7 +81,7 @@ mod tests {
             ("the integer at sea is beyond", "the integer at sea is beyond"),
             ("something is new", "something is new"),
         ] {
-            assert_eq!(warning(theirs, &names), ours);
+            assert_eq!(warning(theirs, &names, &[]), ours);
         }
     }
 
@@ -83,7 +93,7 @@ mod tests {
         assert_eq!(
             ours,
             "the other statistics hold 50 of the 100 bytes of memory, and too few are left for these numbers; \
-            ask for one alone (--only mean), or raise --memory"
+            ask for each alone (--only mean), or raise --memory"
         );
     }
 }

@@ -9,7 +9,7 @@ use task_proto::text::{Place, Scanner};
 
 use crate::args;
 use crate::descriptors::cannot_open;
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
 
 /// All tokens of a word or a line.
 ///
@@ -33,6 +33,13 @@ pub fn tokens(text: &[u8]) -> Result<Vec<(Token, Place)>, Fault> {
 pub fn missing_value(text: &[u8], place: Place) -> Fault {
     let message = "a value is missing here; --missing skip leaves such values out";
     placed(Fault::new(FaultKind::MissingValue, message).at(place.line, place.column), text)
+}
+
+/// Where a token is, for the reader of an error.
+pub fn token_place(text: &[u8], input: Option<String>, place: Place) -> exit::Place {
+    let Fault { line, column, .. } =
+        placed(Fault::new(FaultKind::Internal, "").at(place.line, place.column), text);
+    exit::Place { input, line, column, value: None }
 }
 
 /// The fault without the line, where there is but one, and without the column, where there is but one token.

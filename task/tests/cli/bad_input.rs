@@ -21,6 +21,9 @@ fn a_token_that_is_no_number_is_shown_with_its_file_line_and_column() {
         json!({"kind": "not_a_number", "message": "\"abc\" is not a number", "input": "a.txt", "line": 3, "column": 5})
     );
     home.task(["9", "-"]).stdin("1\nx").ends().fails(1, "task: stdin:2:1: \"x\" is not a number");
+    // The words of the protocol are translated, but not those of an input.
+    let quoted = "task: stdin:1:1: \"format=npy\" is not a number";
+    home.task(["-"]).stdin("format=npy").ends().fails(1, quoted);
     for only in ["mean", "median", "mode"] {
         home.task(["--only", only, "a.txt"]).ends().fails(1, "task: a.txt:3:5: \"abc\" is not a number");
     }

@@ -208,6 +208,22 @@ fn an_unsigned_integer_beyond_64_bits_makes_the_sequence_float_with_one_warning(
 }
 
 #[test]
+fn an_integer_beyond_64_bits_is_named_where_it_was_typed_or_stands() {
+    let home = Home::new();
+    home.file("a.txt", "1\n2 99999999999999999999\n");
+    for (words, place) in [
+        (&["1", "2", "99999999999999999999", "-99999999999999999999"][..], "argument 3"),
+        (&["a.txt", "7", "1,2,99999999999999999999"], "a.txt:2:3"),
+        (&["7", "1,2,99999999999999999999", "a.txt"], "argument 2, column 5"),
+        (&["7", "a.txt"], "a.txt:2:3"),
+    ] {
+        let ended = home.task(words).ends();
+        let said = "this integer is beyond 64 bits: all values are taken as 64-bit floats";
+        assert_eq!(ended.stderr, format!("task: {place}: {said}\n"), "{words:?}: {ended}");
+    }
+}
+
+#[test]
 fn a_file_over_many_blocks_is_the_same_sequence_in_every_format() {
     let home = Home::new();
     let mut random = rand::rng();
