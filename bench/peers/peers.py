@@ -160,7 +160,10 @@ def pipes(columns):
         for turn in range(3 * ROUNDS):
             for command in sorted(times, reverse=turn % 2 == 0):
                 one = run(["sh", "-ec", f"for _ in 1 2 3 4 5 6 7 8 9 10; do {command}; done"])
-                times[command].append(one.seconds / 10)
+                times[command].append(math.nan if one.failure else one.seconds / 10)
+        if any(map(math.isnan, sum(times.values(), []))):
+            print(f"| {column.what} | failed | | |", flush=True)
+            continue
         file, pipe = map(statistics.median, times.values())
         print(f"| {column.what} | {file:.4f} s | {pipe:.4f} s | {pipe / file:.2f} |", flush=True)
     print(f"\nMedians of {3 * ROUNDS} interleaved rounds of ten.\n")
