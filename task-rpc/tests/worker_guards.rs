@@ -78,7 +78,7 @@ fn core_dumps_are_forbidden_and_descriptors_suffice_for_all_connections() {
     let host = host_through(r#"ulimit -c unlimited; ulimit -S -n 64; exec "$@""#);
     assert_eq!(limit(&host.process, "Max core file size"), ["0", "0"]);
     let [soft, hard] = limit(&host.process, "Max open files");
-    let needed = 64 * (2 * 16 + 3) + 64;
+    let needed = 64 * (2 * 16 + 3) + 2 * 256 + 64;
     assert_eq!(soft.parse::<u64>().unwrap(), hard.parse().unwrap_or(u64::MAX).min(needed));
 }
 
