@@ -216,8 +216,8 @@ pub const CALL_ROOM: usize = 256 * 1024;
 /// Memory of a worker for all that no limit counts, in bytes: itself, its log, what its readers have at hand, and what
 /// the allocator loses.
 pub const WORKER_ROOM: u64 = 256 * 1024 * 1024;
-/// What a pipe that is given to `task` is made to hold, and one of the worker into which much is moved, in bytes: what Linux lets everybody have (`pipe-max-size`). On a virtual
-/// machine where waking another processor is slow, `cat FILE | task` takes a quarter less time than with the usual 64 KiB, and
+/// What a pipe that is given to `task` is made to hold, and one of the worker's into which much is moved, in bytes: what
+/// Linux lets everybody have (`pipe-max-size`). On a virtual machine where waking another processor is slow, `cat FILE | task` takes a quarter less time than with the usual 64 KiB, and
 /// where it is fast no more.
 pub const PIPE: usize = 1024 * 1024;
 /// Bytes of input read at once: what a connection's cancellation waits for at most.
